@@ -1,0 +1,2 @@
+//! Moviola: an engine for text-video alignment.
+pub mod error;
