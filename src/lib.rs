@@ -1,2 +1,4 @@
 //! Moviola: an engine for text-video alignment.
+pub mod engine;
 pub mod error;
+pub mod random;

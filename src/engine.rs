@@ -1,0 +1,10 @@
+//! The engine knows tensors; it knows no video, no text and no file format.
+
+pub mod autodiff;
+pub mod backend;
+pub mod check;
+pub mod graph;
+pub mod op;
+pub mod reference;
+pub mod scheduler;
+pub mod tensor;

@@ -1,0 +1,273 @@
+//! Element by element: `unary` with its gradient, and `binary`.
+
+use super::super::backend::cpu::pointwise as cpu;
+use super::super::graph::{Graph, Value};
+use super::super::tensor::{Axis, Counts, Dim, HostTensor, Meta};
+use super::{
+    Class, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, groups, read, write,
+};
+use crate::error::{Error, Result};
+
+/// A function of one number. Its number is what kernels switch on.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub enum UnaryKind {
+    /// `a·x + b`
+    Affine {
+        a: f32,
+        b: f32,
+    },
+    Relu,
+    /// `x Φ(x)` in its tanh form (Hendrycks and Gimpel 2016).
+    Gelu,
+    /// `x σ(1.702 x)`, the form of OpenAI's CLIP.
+    QuickGelu,
+    Sigmoid,
+    Tanh,
+    Exp,
+}
+
+impl UnaryKind {
+    fn code(self) -> (usize, f32, f32) {
+        match self {
+            UnaryKind::Affine { a, b } => (0, a, b),
+            UnaryKind::Relu => (1, 0.0, 0.0),
+            UnaryKind::Gelu => (2, 0.0, 0.0),
+            UnaryKind::QuickGelu => (3, 0.0, 0.0),
+            UnaryKind::Sigmoid => (4, 0.0, 0.0),
+            UnaryKind::Tanh => (5, 0.0, 0.0),
+            UnaryKind::Exp => (6, 0.0, 0.0),
+        }
+    }
+
+    /// The function and its derivative at `x`.
+    pub(super) fn value(self, x: f64) -> (f64, f64) {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        match self {
+            UnaryKind::Affine { a, b } => (f64::from(a) * x + f64::from(b), f64::from(a)),
+            UnaryKind::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
+            UnaryKind::Gelu => {
+                let c = (2.0 / std::f64::consts::PI).sqrt();
+                let t = (c * (x + 0.044715 * x.powi(3))).tanh();
+                let dt = (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x);
+                (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * dt)
+            }
+            UnaryKind::QuickGelu => {
+                let s = sigmoid(1.702 * x);
+                (x * s, s + x * 1.702 * s * (1.0 - s))
+            }
+            UnaryKind::Sigmoid => {
+                let s = sigmoid(x);
+                (s, s * (1.0 - s))
+            }
+            UnaryKind::Tanh => (x.tanh(), 1.0 - x.tanh().powi(2)),
+            UnaryKind::Exp => (x.exp(), x.exp()),
+        }
+    }
+
+    const ALL: [UnaryKind; 7] = [
+        UnaryKind::Affine { a: -1.5, b: 0.25 },
+        UnaryKind::Relu,
+        UnaryKind::Gelu,
+        UnaryKind::QuickGelu,
+        UnaryKind::Sigmoid,
+        UnaryKind::Tanh,
+        UnaryKind::Exp,
+    ];
+}
+
+/// `y = f(x)`; shapes `[R, ..]`, the first dimension may be ragged.
+#[derive(Clone, Debug)]
+pub struct Unary {
+    pub kind: UnaryKind,
+}
+
+pub static UNARY: Unary = Unary { kind: UnaryKind::Relu };
+
+static UNARY_KERNEL: KernelDef = KernelDef {
+    name: "unary",
+    operands: &[read("x"), write("y")],
+    cpu: Some(cpu::unary),
+    wgsl: Some(include_str!("../../../wgsl/unary.wgsl")),
+};
+
+fn elementwise(kernel: &'static KernelDef, params: Params, m: &Meta, o: &Operands) -> Vec<Launch> {
+    vec![Launch { kernel, params, groups: groups(m.elements(), 256), args: o.all() }]
+}
+
+fn same(op: &str, ins: &[Meta]) -> Result<Vec<Meta>> {
+    match ins {
+        [a, rest @ ..] if rest.iter().all(|b| a == b) => Ok(vec![a.clone()]),
+        _ => Err(Error::shape(op, format!("operands must have one shape and have {ins:?}"))),
+    }
+}
+
+impl Op for Unary {
+    fn name(&self) -> &'static str {
+        "unary"
+    }
+    fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
+        expect_rank(self.name(), ins, &[ins.first().map_or(0, Meta::rank)])?;
+        same(self.name(), ins)
+    }
+    fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
+        vec![HostTensor::f64(&ins[0].shape, ins[0].x().iter().map(|x| self.kind.value(*x).0).collect())]
+    }
+    fn grad(&self, g: &mut Graph, n: Site, dout: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(dy) = dout[0] else { return Ok(vec![None]) };
+        Ok(vec![Some(g.apply(UnaryGrad { kind: self.kind }, &[n.ins[0], dy])?)])
+    }
+    fn inplace(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
+    }
+    fn kernels(&self) -> Vec<&'static KernelDef> {
+        vec![&UNARY_KERNEL]
+    }
+    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
+        let (kind, a, b) = self.kind.code();
+        let params = Params::new().elements(&o.ins[0]).u32(kind).f32(a).f32(b);
+        elementwise(&UNARY_KERNEL, params, &o.ins[0], o)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        UnaryKind::ALL.into_iter().flat_map(|kind| shapes(&Unary { kind }, &format!("{kind:?}"), 1)).collect()
+    }
+}
+
+/// `dx = f'(x) · dy`
+#[derive(Clone, Debug)]
+pub struct UnaryGrad {
+    pub kind: UnaryKind,
+}
+
+pub static UNARY_GRAD: UnaryGrad = UnaryGrad { kind: UnaryKind::Relu };
+
+static UNARY_GRAD_KERNEL: KernelDef = KernelDef {
+    name: "unary_grad",
+    operands: &[read("x"), read("dy"), write("dx")],
+    cpu: Some(cpu::unary_grad),
+    wgsl: Some(include_str!("../../../wgsl/unary_grad.wgsl")),
+};
+
+impl Op for UnaryGrad {
+    fn name(&self) -> &'static str {
+        "unary_grad"
+    }
+    fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
+        same(self.name(), ins)
+    }
+    fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
+        let dx = ins[0].x().iter().zip(ins[1].x()).map(|(x, dy)| self.kind.value(*x).1 * dy).collect();
+        vec![HostTensor::f64(&ins[0].shape, dx)]
+    }
+    fn grad(&self, _: &mut Graph, _: Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Err(Error::shape(self.name(), "has no gradient of its own: no model differentiates twice"))
+    }
+    fn inplace(&self) -> &'static [(usize, usize)] {
+        &[(1, 0), (0, 0)]
+    }
+    fn kernels(&self) -> Vec<&'static KernelDef> {
+        vec![&UNARY_GRAD_KERNEL]
+    }
+    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
+        let (kind, a, b) = self.kind.code();
+        let params = Params::new().elements(&o.ins[0]).u32(kind).f32(a).f32(b);
+        elementwise(&UNARY_GRAD_KERNEL, params, &o.ins[0], o)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let none = Gradient::None("is itself a gradient");
+        (UnaryKind::ALL.into_iter())
+            .flat_map(|kind| shapes(&UnaryGrad { kind }, &format!("{kind:?}"), 2))
+            .map(|s| s.gradient(none))
+            .collect()
+    }
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum BinaryKind {
+    Add,
+    Sub,
+    Mul,
+}
+
+/// `y = a ∘ b`; both of one shape, the first dimension may be ragged.
+#[derive(Clone, Debug)]
+pub struct Binary {
+    pub kind: BinaryKind,
+}
+
+pub static BINARY: Binary = Binary { kind: BinaryKind::Add };
+
+static BINARY_KERNEL: KernelDef = KernelDef {
+    name: "binary",
+    operands: &[read("a"), read("b"), write("y")],
+    cpu: Some(cpu::binary),
+    wgsl: Some(include_str!("../../../wgsl/binary.wgsl")),
+};
+
+impl Op for Binary {
+    fn name(&self) -> &'static str {
+        "binary"
+    }
+    fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
+        if ins.len() != 2 {
+            return Err(Error::shape(self.name(), "takes two operands"));
+        }
+        same(self.name(), ins)
+    }
+    fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
+        let f = |a: f64, b: f64| match self.kind {
+            BinaryKind::Add => a + b,
+            BinaryKind::Sub => a - b,
+            BinaryKind::Mul => a * b,
+        };
+        let y = ins[0].x().iter().zip(ins[1].x()).map(|(a, b)| f(*a, *b)).collect();
+        vec![HostTensor::f64(&ins[0].shape, y)]
+    }
+    fn grad(&self, g: &mut Graph, n: Site, dout: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(dy) = dout[0] else { return Ok(vec![None, None]) };
+        Ok(match self.kind {
+            BinaryKind::Add => vec![Some(dy), Some(dy)],
+            BinaryKind::Sub => {
+                let minus = g.apply(Unary { kind: UnaryKind::Affine { a: -1.0, b: 0.0 } }, &[dy])?;
+                vec![Some(dy), Some(minus)]
+            }
+            BinaryKind::Mul => vec![
+                Some(g.apply(Binary { kind: BinaryKind::Mul }, &[dy, n.ins[1]])?),
+                Some(g.apply(Binary { kind: BinaryKind::Mul }, &[dy, n.ins[0]])?),
+            ],
+        })
+    }
+    fn inplace(&self) -> &'static [(usize, usize)] {
+        &[(0, 0), (1, 0)]
+    }
+    fn kernels(&self) -> Vec<&'static KernelDef> {
+        vec![&BINARY_KERNEL]
+    }
+    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
+        elementwise(&BINARY_KERNEL, Params::new().elements(&o.ins[0]).u32(self.kind as usize), &o.ins[0], o)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        [BinaryKind::Add, BinaryKind::Sub, BinaryKind::Mul]
+            .into_iter()
+            .flat_map(|kind| shapes(&Binary { kind }, &format!("{kind:?}"), 2))
+            .collect()
+    }
+}
+
+/// The shapes that break elementwise kernels: none, one, a prime, ragged, more than one dispatch covers.
+fn shapes(op: &(impl Op + Clone + 'static), label: &str, operands: u64) -> Vec<Sample> {
+    let fixed = Dim::Fixed;
+    let counts = Counts::default().with(Axis(1), 5);
+    let cases: [(&str, Vec<Dim>, Class); 5] = [
+        ("empty", vec![fixed(0), fixed(3)], Class::Tiny),
+        ("one", vec![fixed(1)], Class::Tiny),
+        ("prime", vec![fixed(31), fixed(7)], Class::Tiny),
+        ("ragged", vec![Dim::Ragged(Axis(1), 9), fixed(5)], Class::Tiny),
+        ("large", vec![fixed(517), fixed(1031)], Class::Full),
+    ];
+    (cases.into_iter())
+        .map(|(name, dims, class)| {
+            let sample = Sample::new(format!("{label} {name}"), op.clone()).class(class).counts(counts);
+            (0..operands).fold(sample, |s, i| s.normal(&dims, 11 + i))
+        })
+        .collect()
+}

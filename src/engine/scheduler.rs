@@ -1,0 +1,4 @@
+//! From graphs to commands over a few regions, and the running of them.
+
+pub mod place;
+pub mod plan;

@@ -1,0 +1,11 @@
+// unary_grad: dx = f'(x) · dy, element by element.
+// Floor: 12 bytes an element; bound by bandwidth.
+struct P { n: u32, kind: u32, a: f32, b: f32 }
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let n = size(p.n);
+    for (var i = id.x; i < n; i += groups.x * 256u) {
+        set_dx(i, unary_derivative(p.kind, x(i), p.a) * dy(i));
+    }
+}
