@@ -85,7 +85,7 @@ impl Regions {
 
 /// Everything that exists for the plans in use.
 struct Loaded {
-    plans: program::Plans,
+    plans: Vec<Arc<Plan>>,
     bytes: RegionBytes,
     regions: Regions,
     programs: Vec<Program>,
@@ -223,8 +223,9 @@ impl Gpu {
     /// The buffer of a region, after proving that a transfer lies within it.
     fn target<'a>(&self, l: &'a Loaded, region: Region, slot: usize, offset: u64, len: usize) -> Result<&'a Buffer> {
         let have = region_bytes(&l.bytes, region);
-        let inside = offset.checked_add(len as u64).is_some_and(|end| end <= have) && slot < l.counts.len();
-        if !inside || offset % 4 != 0 || len % 4 != 0 {
+        let there = matches!(region, Region::State | Region::Arena) || slot < l.counts.len();
+        let inside = offset.checked_add(len as u64).is_some_and(|end| end <= have);
+        if !there || !inside || offset % 4 != 0 || len % 4 != 0 {
             let what = format!(
                 "{len} bytes at {offset} of slot {slot} must be whole words within {region:?} with its {have} bytes"
             );
@@ -259,18 +260,22 @@ impl Gpu {
         l.staging.slice(0..len).map_async(MapMode::Read, move |mapped| {
             let _ = sender.send(mapped.is_ok());
         });
-        self.poll("reading")?;
-        let view = match receiver.try_recv() {
-            Ok(true) => l.staging.slice(0..len).get_mapped_range().ok(),
-            _ => None,
-        };
-        let view = view.ok_or_else(|| {
-            Error::device(self.label(), "did not hand over what it computed", "start again, or use --device cpu")
-        })?;
-        data.copy_from_slice(&view);
-        drop(view);
-        l.staging.unmap();
-        Ok(())
+        let polled = self.poll("reading");
+        if receiver.try_recv() == Ok(true) {
+            let view = l.staging.slice(0..len).get_mapped_range();
+            if let Ok(view) = &view {
+                data.copy_from_slice(view);
+            }
+            let copied = view.is_ok();
+            drop(view);
+            // Also after a fault, or the next read would find it still mapped.
+            l.staging.unmap();
+            if copied {
+                return polled;
+            }
+        }
+        let fix = "start again, or use --device cpu";
+        polled.and(Err(Error::device(self.label(), "did not hand over what it computed", fix)))
     }
 }
 
