@@ -4,31 +4,32 @@
 //! the id, what was expected and what to do. Reading collects [`problem::Problems`]; opening refuses the first of them,
 //! `check` shows all.
 
-//Xpub mod convert;
-pub mod problem;
-//Xpub mod check;
-//Xpub mod dataset;
+pub mod check;
+pub mod convert;
+pub mod dataset;
+pub mod directions;
 pub mod files;
 pub mod folder;
-//Xpub mod generated;
-//Xpub mod inspect;
-//Xpub mod layout;
+pub mod generated;
+pub mod inspect;
+pub mod layout;
 pub mod npy;
 pub mod npz;
+pub mod problem;
 pub mod safetensors;
 pub mod shard;
 pub mod shard_writer;
-//Xpub mod sink;
+pub mod sink;
 pub mod source;
 pub mod tensor_files;
 pub mod tokens;
-//Xpub mod world;
+pub mod world;
 
-//Xpub use check::{Report, check};
-//Xpub use convert::{ConvertOptions, convert};
-//Xpub use dataset::{Dataset, Pair, Split};
-//Xpub use inspect::{Inspection, inspect};
-//Xpub use layout::Layout;
+pub use check::{Report, check};
+pub use convert::{ConvertOptions, convert};
+pub use dataset::{Dataset, Pair, Split};
+pub use inspect::{Inspection, inspect};
+pub use layout::Layout;
 pub use problem::{Problem, Problems, Severity};
 pub use source::open as open_tokens;
 pub use tokens::{About, InMemory, Kind, Provenance, TokenDtype, TokenSource, Tokens};

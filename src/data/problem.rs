@@ -1,5 +1,6 @@
 //! What is wrong with data: collected by readers, refused by `open`, shown by `check`.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Serialize;
@@ -7,7 +8,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 
 /// How much a problem matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing; nothing is wrong.
@@ -19,7 +20,7 @@ pub enum Severity {
 }
 
 /// One thing that is wrong, where, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
     pub severity: Severity,
     /// The file or folder.
@@ -89,6 +90,13 @@ impl Problems {
         }
     }
 
+    /// Takes over what `other` has and this has not: a file that is read once a split complains each time.
+    pub fn add_new(&mut self, other: Problems) {
+        let known: HashSet<Problem> = self.list.iter().cloned().collect();
+        self.list.extend(other.list.into_iter().filter(|problem| !known.contains(problem)));
+    }
+
+    /// How many of them make the data unusable.
     pub fn errors(&self) -> usize {
         self.list.iter().filter(|p| p.severity == Severity::Error).count()
     }
