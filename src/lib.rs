@@ -1,2 +1,5 @@
 //! Moviola: an engine for text-video alignment.
 pub mod error;
+pub mod eval;
+#[cfg(feature = "cli")]
+pub mod picture;
