@@ -3,5 +3,9 @@
 pub mod data;
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod models;
+#[cfg(feature = "cli")]
+pub mod picture;
 pub mod random;
+pub mod train;
