@@ -9,14 +9,17 @@ pub mod file;
 mod interval;
 mod matrix;
 mod metrics;
+mod npy;
 mod postprocess;
 mod protocol;
 mod ranks;
 mod relevance;
+pub mod scoring;
 mod trec;
 
 pub use interval::{MeanSd, mean_sd, wilson};
 pub use matrix::{Matrix, ScoreMatrix, count};
+pub use npy::NpyMatrix;
 pub use metrics::{Direction, Metrics, TieRule};
 pub use postprocess::{Bank, MEMORY_LIMIT, PostNote, PostProcess, evaluate_with};
 pub use protocol::{Block, Captions, Protocol, Retrieval, Setting};

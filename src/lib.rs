@@ -1,5 +1,7 @@
 //! Moviola: an engine for text-video alignment.
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod data;
 pub mod engine;
 pub mod error;

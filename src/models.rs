@@ -2,10 +2,12 @@
 //! pair; training, indexing and scoring are made from these three.
 
 pub mod batch;
+pub mod folder;
 pub mod mean_pool;
 pub mod parameters;
 pub mod plans;
 pub mod rows;
+pub mod scorer;
 pub mod tiles;
 pub mod token_interaction;
 

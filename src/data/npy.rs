@@ -204,7 +204,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// A version 1 header for `[rows, dim]`, padded so that values begin at a multiple of 64 bytes.
-fn header_bytes(dtype: TokenDtype, rows: usize, dim: usize) -> Result<Vec<u8>> {
+pub(crate) fn header_bytes(dtype: TokenDtype, rows: usize, dim: usize) -> Result<Vec<u8>> {
     let descr = match dtype {
         TokenDtype::F16 => "<f2",
         TokenDtype::F32 => "<f4",

@@ -166,6 +166,12 @@ impl Outputs<'_> {
         Ok(self.f32(name)?.first().copied().unwrap_or(0.0))
     }
 
+    /// Capacity of dimension `i` of an output: the distance between its rows when `i` is the last.
+    pub fn capacity(&self, name: &str, i: usize) -> Result<usize> {
+        let dims = self.plan.output(name).and_then(|s| s.meta.dims().get(i)).map(|d| d.cap());
+        dims.ok_or_else(|| Error::shape(format!("plan {}", self.plan.name), format!("has no dimension {i} of {name}")))
+    }
+
     fn output(&self, name: &str, dtype: DType) -> Result<&[u32]> {
         let slot = self.plan.output(name).filter(|s| s.meta.dtype() == dtype);
         let slot = slot.ok_or_else(|| {
