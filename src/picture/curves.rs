@@ -6,6 +6,10 @@ use maud::{Markup, html};
 
 /// More points than pixels say nothing; beyond this a series is thinned, keeping its extremes.
 const MOST_POINTS: usize = 1600;
+/// From here on a noisy series is drawn smoothed, its values faint behind it.
+const DENSE: usize = 400;
+/// How many values on either side the smoothing averages.
+const REACH: usize = 20;
 const LEFT: f64 = 72.0;
 const RIGHT: f64 = 20.0;
 const BOTTOM: f64 = 52.0;
@@ -16,6 +20,18 @@ struct Series {
     points: Vec<(f64, f64)>,
     dashed: bool,
     colour: usize,
+}
+
+impl Series {
+    /// Too dense and too restless to follow by eye. A schedule is dense but smooth, and is drawn exactly.
+    fn is_noisy(&self) -> bool {
+        let turns = |w: &&[(f64, f64)]| match w {
+            [a, b, c] => (b.1 - a.1) * (c.1 - b.1) < 0.0,
+            _ => false,
+        };
+        let many = self.points.len();
+        many > DENSE && self.points.windows(3).filter(turns).count() > many / 5
+    }
 }
 
 /// A figure of one or more series over one horizontal axis.
@@ -88,7 +104,14 @@ impl Curves {
         let body = html! {
             (draw_legend(&legend))
             (grid(&x, &y, (&self.x_label, &self.y_label), (width, height, top)))
-            @for series in &self.series { (draw(series, &x, &y)) }
+            // Validation is drawn last: it has few points and would drown.
+            @for series in self.series.iter().filter(|s| !s.dashed) { (draw(series, &x, &y)) }
+            @for series in self.series.iter().filter(|s| s.dashed) { (draw(series, &x, &y)) }
+            @if self.series.iter().any(Series::is_noisy) {
+                text class="soft" x=(px(width - RIGHT)) y=(px(height - 12.0)) text-anchor="end" font-size="10.5" {
+                    "faint: every value; line: mean of up to " (2 * REACH + 1)
+                }
+            }
             @if points().next().is_none() {
                 text class="soft" x=(px((LEFT + width - RIGHT) / 2.0)) y=(px((top + height - BOTTOM) / 2.0))
                     text-anchor="middle" font-size="13" { "no data" }
@@ -156,20 +179,44 @@ pub(super) fn grid(x: &Scale, y: &Scale, labels: (&str, &str), (width, height, t
     }
 }
 
+/// The line of a series: smoothed over its own faint trace where there are too many points to follow.
 fn draw(series: &Series, x: &Scale, y: &Scale) -> Markup {
     let at = |&(a, b): &(f64, f64)| x.at(a).zip(y.at(b));
-    let runs = runs(&thinned(&series.points), at);
+    let trace = runs(&thinned(&series.points), at);
     html! {
-        @for run in &runs {
+        @if series.is_noisy() {
+            g opacity="0.28" { (lines(&trace, series, "trace")) }
+            (lines(&runs(&thinned(&smoothed(&series.points)), at), series, "line"))
+        } @else {
+            (lines(&trace, series, "line"))
+        }
+    }
+}
+
+fn lines(runs: &[Vec<(f64, f64)>], series: &Series, class: &str) -> Markup {
+    html! {
+        @for run in runs {
             @match run.as_slice() {
                 [(cx, cy)] => { circle class=(format!("f{}", series.colour)) cx=(px(*cx)) cy=(px(*cy)) r="3.2" {} }
                 _ => {
-                    polyline class=(format!("line s{}", series.colour)) points=(path(run))
+                    polyline class=(format!("{class} s{}", series.colour)) points=(path(run))
                         stroke-dasharray=[series.dashed.then_some("5 4")] {}
                 }
             }
         }
     }
+}
+
+/// Each value replaced by the mean of up to [`REACH`] values on either side; fewer, but as many on both, near the ends,
+/// so that a falling curve is not bent there. Gaps stay and are not averaged over.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mean = |i: usize| {
+        let reach = REACH.min(i).min(points.len() - 1 - i);
+        let near = points.iter().skip(i - reach).take(2 * reach + 1).map(|p| p.1).filter(|v| v.is_finite());
+        let (sum, n) = near.fold((0.0, 0.0), |(sum, n), v| (sum + v, n + 1.0));
+        sum / n
+    };
+    points.iter().enumerate().map(|(i, &(x, y))| (x, if y.is_finite() { mean(i) } else { y })).collect()
 }
 
 /// Pixels joined by a line, cut wherever a point cannot be shown.
@@ -270,6 +317,19 @@ mod tests {
         assert!(kept.len() <= MOST_POINTS * 3 / 2, "{}", kept.len());
         assert!(kept.contains(&(123_456.0, 99.0)) && kept.iter().any(|p| p.1.is_nan()));
         assert!(kept.windows(2).all(|w| w[0].0 < w[1].0));
+    }
+
+    #[test]
+    fn a_dense_series_is_smoothed_over_its_trace() {
+        let points: Vec<(f64, f64)> = (0..1000).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+        let smooth = smoothed(&points);
+        assert!(smooth.iter().skip(30).take(900).all(|p| (p.1 - 0.5).abs() < 0.02) && smooth[0].1 == 0.0, "{smooth:?}");
+        let svg = Curves::new("t", "x", "y").series("a", points).svg();
+        assert_eq!((svg.matches("\"trace ").count(), svg.matches("\"line ").count()), (1, 1));
+        assert!(svg.contains("mean of up to 41"));
+        let schedule = (0..1000).map(|i| (f64::from(i), f64::from(i).sqrt())).collect();
+        assert!(!Curves::new("t", "x", "y").series("a", schedule).svg().contains("\"trace "));
+        assert!(smoothed(&[(0.0, f64::NAN), (1.0, 2.0)])[0].1.is_nan());
     }
 
     #[test]

@@ -49,6 +49,8 @@ struct Layout {
     /// Right and lower edge of the cells.
     right: f64,
     base: f64,
+    /// Left edge of the colour bar's column.
+    bar: f64,
     width: f64,
     height: f64,
 }
@@ -129,10 +131,10 @@ impl<'a> Heat<'a> {
         let left = longest.clamp(36.0, 150.0) + 24.0;
         let top = TOP + if self.frame_relevance.is_some() { STRIP + 8.0 } else { 0.0 };
         let (right, base) = (left + cell.0 * frames, top + cell.1 * words);
-        let width = right + if self.word_weights.is_some() { WEIGHTS } else { 0.0 } + BAR;
+        let bar = right + if self.word_weights.is_some() { WEIGHTS } else { 0.0 };
         // The colour bar and its name need some height even beside a single word.
         let height = (base + 48.0).max(top + 130.0);
-        Layout { left, top, cell, right, base, width: width.max(360.0), height }
+        Layout { left, top, cell, right, base, bar, width: (bar + BAR).max(360.0), height }
     }
 
     fn row(&self, word: usize) -> &[f32] {
@@ -213,7 +215,7 @@ impl<'a> Heat<'a> {
             }
         };
         let widest = self.seconds.iter().map(|&s| width_of(&text(s), 11.0)).fold(0.0, f64::max);
-        let every = ((widest + 14.0) / at.cell.0).ceil().max(1.0) as usize;
+        let every = round_stride(((widest + 14.0) / at.cell.0).ceil());
         html! {
             @for (frame, &second) in self.seconds.iter().enumerate().step_by(every) {
                 @let x = at.left + at.cell.0 * (frame as f64 + 0.5);
@@ -247,6 +249,12 @@ fn sized<'a>(what: &str, values: &'a [f32], wanted: usize) -> Result<&'a [f32]> 
         return Ok(values);
     }
     Err(Error::shape("token × frame map", format!("{} {what} where {wanted} are needed", values.len())))
+}
+
+/// The next of 1, 2, 4, 5, 10, 20, 40, 50, 100, …: strides that keep times round at usual frame rates.
+fn round_stride(least: f64) -> usize {
+    let strides = (0..6u32).flat_map(|power| [1, 2, 4, 5].map(|digit| digit * 10usize.pow(power)));
+    strides.into_iter().find(|&stride| stride as f64 >= least).unwrap_or(1_000_000)
 }
 
 fn font(cell_height: f64) -> f64 {
@@ -313,8 +321,8 @@ fn word_bars(weights: &[f32], at: &Layout) -> Markup {
 }
 
 fn colour_bar(at: &Layout, scale: &Scale, quantity: &str) -> Markup {
-    let high = (at.base - at.top).clamp(60.0, 260.0);
-    let left = at.width - BAR + 26.0;
+    let high = (at.base - at.top).clamp(90.0, 260.0);
+    let left = at.bar + 26.0;
     let base = at.top + high;
     let (low, top_value) = scale.range();
     let values = Scale::new(Spacing::Linear, (low, top_value), (base, at.top));
@@ -331,7 +339,7 @@ fn colour_bar(at: &Layout, scale: &Scale, quantity: &str) -> Markup {
         }
         text class="soft" x=(px(left - 6.0)) y=(px((at.top + base) / 2.0)) text-anchor="middle" font-size="10.5"
             transform=(format!("rotate(-90 {} {})", px(left - 6.0), px((at.top + base) / 2.0))) {
-            (fitted(quantity, high, 10.5))
+            (fitted(quantity, high.max(90.0), 10.5))
         }
     }
 }

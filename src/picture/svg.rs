@@ -68,9 +68,10 @@ pub fn style() -> String {
          .mv .grid{{stroke:#e4e7eb;stroke-width:1}}.mv .axis{{stroke:#8c959f;stroke-width:1}}\
          .mv .none{{fill:#d0d7de}}.mv .mark{{fill:none;stroke:#ffffff;stroke-width:1.6}}\
          .mv .halo{{fill:none;stroke:#1f2328;stroke-width:2.8}}.mv .line{{fill:none;stroke-width:1.8;\
-         stroke-linejoin:round;stroke-linecap:round}}{light}\
+         stroke-linejoin:round;stroke-linecap:round}}.mv .trace{{fill:none;stroke-width:1}}.mv .on{{fill:#ffffff}}{light}\
          @media (prefers-color-scheme:dark){{.mv text{{fill:#e6e9ed}}.mv .soft{{fill:#9aa4af}}.mv .bg{{fill:#16191d}}\
-         .mv .grid{{stroke:#2b3138}}.mv .axis{{stroke:#69737d}}.mv .none{{fill:#3a4149}}{dark}}}"
+         .mv .grid{{stroke:#2b3138}}.mv .axis{{stroke:#69737d}}.mv .none{{fill:#3a4149}}\
+         .mv .on{{fill:#0e1013}}{dark}}}"
     )
 }
 
@@ -167,6 +168,6 @@ mod tests {
         let svg = figure(200.0, 100.0, "a<b & \"c\"\u{0}\u{1b}", html! {});
         let text = check::well_formed(&svg);
         assert!(text.contains("a&lt;b &amp; "), "{text}");
-        assert_eq!(fitted("abcdefghij", 5.0 * 10.0 * ADVANCE, 10.0), "abcd…");
+        assert_eq!(fitted("abcdefghij", 5.5 * 10.0 * ADVANCE, 10.0), "abcd…");
     }
 }

@@ -84,7 +84,7 @@ impl Timeline {
         let none = (f64::NAN, f64::NAN);
         let x = Scale::new(Spacing::Linear, extent(times).unwrap_or(none), (LEFT, WIDTH - RIGHT));
         let values = points.iter().map(|p| p.1).chain(self.threshold);
-        let y = Scale::new(Spacing::Linear, extent(values).unwrap_or(none), (height - BOTTOM, top)).widened(5);
+        let y = Scale::new(Spacing::Linear, extent(values).unwrap_or(none), (height - BOTTOM, top)).widened(8);
         let body = html! {
             @for lane in self.lanes.iter().filter(|l| l.shaded) { (shade(lane, &x, top, height - BOTTOM)) }
             (grid(&x, &y, ("time (s)", &self.y_label), (WIDTH, height, top)))
@@ -100,7 +100,9 @@ impl Timeline {
 
 fn curve(points: &[(f64, f64)], x: &Scale, y: &Scale) -> Markup {
     let pixels: Vec<(f64, f64)> = points.iter().filter_map(|&(t, v)| x.at(t).zip(y.at(v))).collect();
-    let base = y.at(y.range().0).unwrap_or(0.0);
+    let (low, high) = y.range();
+    // The area stands on zero, or on the axis where zero is not shown.
+    let base = y.at(0f64.clamp(low, high)).unwrap_or(0.0);
     html! {
         @match pixels.as_slice() {
             [] => { text class="soft" x=(px((LEFT + WIDTH - RIGHT) / 2.0)) y=(px(base - 60.0)) text-anchor="middle" font-size="13" { "no data" } }
@@ -145,7 +147,7 @@ fn bars(lane: &Lane, x: &Scale, top: f64) -> Markup {
             }
             @if right - left > width_of(&text, 10.0) + 6.0 {
                 text x=(px((left + right) / 2.0)) y=(px(top + 9.6)) text-anchor="middle" font-size="10"
-                    style="fill:#ffffff" { (text) }
+                    class="on" { (text) }
             }
         }
     }
