@@ -16,7 +16,8 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     // The process id keeps two programs that write the same file from sharing one half-written neighbour.
     name.push(format!(".{}.partial", std::process::id()));
     let beside = path.with_file_name(name);
-    let written = write_all(&beside, content).and_then(|()| fs::rename(&beside, path).map_err(Error::io("write", path)));
+    let written =
+        write_all(&beside, content).and_then(|()| fs::rename(&beside, path).map_err(Error::io("write", path)));
     if written.is_err() {
         // The first error is the one worth reading; the neighbour may not even exist.
         let _ = fs::remove_file(&beside);

@@ -89,8 +89,7 @@ fn expected_hit(tally: Tally, places: u32) -> f64 {
     } else if tally.relevant == 1 {
         f64::from(places) / (equal + 1.0)
     } else {
-        let miss: f64 =
-            (0..places).map(|drawn| f64::from(drawn)).map(|d| (equal - d) / (equal + relevant - d)).product();
+        let miss: f64 = (0..places).map(f64::from).map(|drawn| (equal - drawn) / (equal + relevant - drawn)).product();
         1.0 - miss
     }
 }

@@ -301,7 +301,10 @@ impl RankCounter {
         let twice = || {
             Error::shape(
                 "rank count",
-                format!("some pair of the tile at text {}, video {} was given twice", tile.first_text, tile.first_video),
+                format!(
+                    "some pair of the tile at text {}, video {} was given twice",
+                    tile.first_text, tile.first_video
+                ),
             )
         };
         for text in &mut self.texts[tile.first_text..tile.first_text + tile.rows] {
@@ -362,9 +365,10 @@ impl RankCounter {
         if let Some(video) = self.videos_seen.iter().position(|&n| n as usize != texts) {
             return Err(missing(format!("video {video}"), self.videos_seen[video], texts, "texts"));
         }
-        let t2v = self.directions.t2v().then(|| {
-            self.texts.iter().map(|t| Tally { greater: t.greater, equal: t.equal, relevant: 1 }).collect()
-        });
+        let t2v = self
+            .directions
+            .t2v()
+            .then(|| self.texts.iter().map(|t| Tally { greater: t.greater, equal: t.equal, relevant: 1 }).collect());
         let v2t = self.columns.tallies(&self.truth, self.mode);
         Ok(Counts { texts, videos, captions: self.mode, t2v, v2t, drift: self.drift, unranked: 0 })
     }
@@ -420,6 +424,11 @@ impl Columns {
         let relevance = &truth.relevance;
         match self {
             Columns::Off => None,
+            // One caption a video: its column's counts, in the order of the texts.
+            Columns::Best { greater, equal, .. } if mode == CaptionMode::Single => {
+                let tally = |&v: &u32| Tally { greater: greater[v as usize], equal: equal[v as usize], relevant: 1 };
+                Some(relevance.owners().iter().map(tally).collect())
+            }
             Columns::Best { target, greater, equal } | Columns::Max { target, greater, equal, .. } => Some(
                 (0..relevance.videos())
                     .filter(|&v| !relevance.captions_of(v).is_empty())

@@ -22,12 +22,14 @@ const FILE_LIMIT: u64 = 4 << 30;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     queries: Vec<(String, Vec<(String, f64)>)>,
+    names: HashSet<String>,
 }
 
 /// Judgements: for each query its documents and their relevance; positive means relevant.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Qrels {
     queries: Vec<(String, Vec<(String, i64)>)>,
+    names: HashSet<String>,
 }
 
 /// Lines of a table of documents by query, and where each query and document already stands.
@@ -85,9 +87,8 @@ fn lines<const FIELDS: usize>(
         if read.map_err(Error::io("read", path))? == 0 {
             break;
         }
-        let wrong = |what: &str| {
-            Error::format(path, format!("line {number}: {what}"), format!("each line reads `{shape}`"))
-        };
+        let wrong =
+            |what: &str| Error::format(path, format!("line {number}: {what}"), format!("each line reads `{shape}`"));
         if line.len() > LINE_LIMIT {
             return Err(wrong(&format!("it is longer than {LINE_LIMIT} bytes")));
         }
@@ -127,7 +128,7 @@ impl Run {
                 Err(format!("query {query:?} has document {document:?} twice"))
             }
         })?;
-        Ok(Run { queries: grouped.queries })
+        Ok(Run { names: grouped.place.into_keys().collect(), queries: grouped.queries })
     }
 
     /// Add one query's documents with their scores; they are written best first.
@@ -138,7 +139,7 @@ impl Run {
         let query = query.into();
         proven_id("query", &query)?;
         let wrong = |id: &str, what: &str| Err(Error::data("TREC run", id, what, "give each once, with its score"));
-        if self.queries.iter().any(|(other, _)| *other == query) {
+        if self.names.contains(&query) {
             return wrong(&query, "the query is there already");
         }
         let mut seen = HashSet::new();
@@ -152,6 +153,7 @@ impl Run {
             }
         }
         documents.sort_by(|a, b| b.1.total_cmp(&a.1));
+        self.names.insert(query.clone());
         self.queries.push((query, documents));
         Ok(())
     }
@@ -238,7 +240,7 @@ impl Qrels {
                 Err(format!("query {query:?} judges document {document:?} twice"))
             }
         })?;
-        Ok(Qrels { queries: grouped.queries })
+        Ok(Qrels { names: grouped.place.into_keys().collect(), queries: grouped.queries })
     }
 
     /// # Errors
@@ -253,7 +255,7 @@ impl Qrels {
                 return Err(Error::data("qrels", document, "it is judged twice", "judge each document once"));
             }
         }
-        if self.queries.iter().any(|(other, _)| *other == query) {
+        if !self.names.insert(query.clone()) {
             return Err(Error::data("qrels", query, "the query is there already", "give each query once"));
         }
         self.queries.push((query, judged));
@@ -274,5 +276,103 @@ impl Qrels {
 
     pub fn queries(&self) -> &[(String, Vec<(String, i64)>)] {
         &self.queries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::{Retrieval, Setting};
+    use std::path::PathBuf;
+
+    fn file(folder: &tempfile::TempDir, content: &[u8]) -> PathBuf {
+        let path = folder.path().join("file.txt");
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    #[test]
+    fn what_is_written_reads_back_to_the_same_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.txt");
+        let mut run = Run::default();
+        run.push("q1", vec![("v2".into(), 0.1 + 0.2), ("v1".into(), 1e300), ("v3".into(), -1e-310)]).unwrap();
+        run.push("q2", vec![("v1".into(), f64::from(0.1f32))]).unwrap();
+        run.write(&path, "moviola").unwrap();
+        assert_eq!(Run::read(&path).unwrap(), run);
+        let mut qrels = Qrels::default();
+        qrels.push("q1", vec![("v1".into(), 1), ("v2".into(), 0), ("v9".into(), -1)]).unwrap();
+        qrels.write(&path).unwrap();
+        assert_eq!(Qrels::read(&path).unwrap(), qrels);
+    }
+
+    #[test]
+    fn a_run_is_ranked_by_score_with_ties_and_misses() {
+        let mut run = Run::default();
+        let scored = |list: &[(&str, f64)]| list.iter().map(|(d, s)| (d.to_string(), *s)).collect::<Vec<_>>();
+        run.push("hit", scored(&[("a", 3.0), ("b", 2.0)])).unwrap();
+        run.push("tied", scored(&[("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 2.0)])).unwrap();
+        run.push("absent", scored(&[("a", 1.0), ("b", 0.5)])).unwrap();
+        let mut qrels = Qrels::default();
+        qrels.push("hit", vec![("a".into(), 1)]).unwrap();
+        qrels.push("tied", vec![("b".into(), 2), ("c".into(), 1), ("d".into(), 0)]).unwrap();
+        qrels.push("absent", vec![("z".into(), 1)]).unwrap();
+        qrels.push("unjudged", vec![("z".into(), 0)]).unwrap();
+        let counts = run.evaluate(&qrels, Direction::T2v).unwrap();
+        assert_eq!(
+            counts.t2v.as_deref().unwrap(),
+            [
+                Tally { greater: 0, equal: 0, relevant: 1 },
+                Tally { greater: 1, equal: 1, relevant: 2 },
+                Tally { greater: 2, equal: 0, relevant: 0 }
+            ]
+        );
+        assert_eq!((counts.unranked, counts.videos), (1, 5));
+        let result = Retrieval::new(&counts, &Setting::new("run.txt")).unwrap();
+        let table = result.t2v.unwrap();
+        assert!((table.recall_at_5 - 200.0 / 3.0).abs() < 1e-9, "{table:?}");
+        assert!(result.protocol.to_string().contains("lower bounds"));
+        assert!(run.evaluate(&Qrels::default(), Direction::T2v).is_err());
+    }
+
+    #[test]
+    fn hostile_lines_are_refused_by_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = "q Q0 a 1 0.5 t\n";
+        let long = "x".repeat(LINE_LIMIT + 1);
+        for (bad, part) in [
+            ("q Q0 b 1 0.5", "5 fields"),
+            ("q Q0 b 1 0.5 t t", "7 fields"),
+            ("q Q0 b one 0.5 t", "rank"),
+            ("q Q0 b 1 NaN t", "finite"),
+            ("q Q0 b 1 inf t", "finite"),
+            ("q Q0 b 1 1e999 t", "finite"),
+            ("q Q0 a 2 0.4 t", "twice"),
+            (long.as_str(), "longer"),
+        ] {
+            let path = file(&folder, format!("{good}\n{bad}\n").as_bytes());
+            let error = Run::read(&path).unwrap_err().to_string();
+            assert!(error.contains("line 3") && error.contains(part), "{bad:?}: {error}");
+        }
+        let error = Run::read(&file(&folder, b"q Q0 \xff 1 0.5 t\n")).unwrap_err().to_string();
+        assert!(error.contains("line 1") && error.contains("UTF-8"), "{error}");
+        let error = Qrels::read(&file(&folder, b"q 0 a 1\nq 0 b 1.5\n")).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        assert!(Run::read(&folder.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn ids_that_would_break_the_format_are_not_written() {
+        let mut run = Run::default();
+        assert!(run.push("two words", vec![]).is_err());
+        assert!(run.push("q", vec![("".into(), 1.0)]).is_err());
+        assert!(run.push("q", vec![("a".into(), f64::NAN)]).is_err());
+        assert!(run.push("q", vec![("a".into(), 1.0), ("a".into(), 2.0)]).is_err());
+        run.push("q", vec![("a".into(), 1.0)]).unwrap();
+        assert!(run.push("q", vec![]).is_err());
+        let mut qrels = Qrels::default();
+        assert!(qrels.push("q", vec![("a".into(), 1), ("a".into(), 0)]).is_err());
+        qrels.push("q", vec![]).unwrap();
+        assert!(qrels.push("q", vec![]).is_err());
     }
 }
