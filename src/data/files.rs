@@ -23,7 +23,7 @@ impl Mapped {
     /// [`Error::Io`] where the system refuses, [`Error::Format`] for anything but a regular file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = open_regular(path)?;
-        let length = file.metadata().map_err(Error::io("read the size of", path))?.len();
+        let length = file.metadata().map_err(|e| Error::io("read the size of", path)(e))?.len();
         if length == 0 {
             return Ok(Self(None));
         }
@@ -34,7 +34,7 @@ impl Mapped {
         // SAFETY: the map is read-only and private to this process, and is only ever seen as `&[u8]`. Another process
         // that shortens the file meanwhile could make reads fail (SIGBUS); the docstring forbids that, as for every
         // reader that maps.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path)(e))?;
         Ok(Self(Some(map)))
     }
 }
@@ -48,11 +48,12 @@ impl Deref for Mapped {
 
 /// Opens a file for reading; refuses folders, pipes and devices, on which reading could block for ever.
 pub fn open_regular(path: &Path) -> Result<File> {
-    let metadata = fs::metadata(path).map_err(Error::io("open", path))?;
+    // `Error::io` copies the path: only once there is an error, since this runs for each item that is loaded.
+    let metadata = fs::metadata(path).map_err(|e| Error::io("open", path)(e))?;
     if !metadata.is_file() {
         return Err(Error::format(path, "this is not a regular file", "name a file"));
     }
-    File::open(path).map_err(Error::io("open", path))
+    File::open(path).map_err(|e| Error::io("open", path)(e))
 }
 
 /// The whole of a file of at most `limit` bytes.

@@ -67,7 +67,7 @@ impl Default for MsrvttOptions {
             dim: 512,
             seed: 1,
             captions_per_video: 5,
-            agreement: 0.5,
+            agreement: 0.25,
             noise: 1.0,
             limit: None,
         }
@@ -241,8 +241,9 @@ impl Grammar {
             };
             let [who, what, place, thing] = [0, 1, 2, 3].map(|index| pick(index, &self.nouns));
             let [doing, also] = [4, 5].map(|index| pick(index, &self.verbs));
+            let phrase = random.below(6, 6) as usize;
             for c in 0..options.captions_per_video {
-                let caption = match random.below(6 + c as u64, 6) {
+                let caption = match (phrase + c) % 6 {
                     0 => format!("a {who} is {doing} a {what}"),
                     1 => format!("a {who} is {doing} a {what} in the {place}"),
                     2 => format!("the {who} with the {thing} is {doing} and {also}"),

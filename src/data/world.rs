@@ -111,15 +111,12 @@ impl SimpleWorld {
         let beside = Beside::new(dir)?;
         let place = beside.partial();
         fs::create_dir(place).map_err(Error::io("create", dir))?;
-        let encoder = |part: &str| format!("moviola world simple {part}, seed {}, dim {}", self.seed, self.dim);
-        let about = |kind, part: &str| About {
-            kind: Some(kind),
-            encoder: Some(encoder(part)),
-            normalised: Some(true),
-            ..About::default()
-        };
-        let videos = About { fps: Some(self.fps), ..about(Kind::Video, "frames") };
-        let texts = About { sentence: Some(true), ..about(Kind::Text, "words") };
+        // One encoder for both, as with CLIP: they are meant for each other.
+        let encoder = Some(format!("moviola world simple, seed {}, dim {}", self.seed, self.dim));
+        let about =
+            |kind| About { kind: Some(kind), encoder: encoder.clone(), normalised: Some(true), ..About::default() };
+        let videos = About { fps: Some(self.fps), ..about(Kind::Video) };
+        let texts = About { sentence: Some(true), ..about(Kind::Text) };
         let mut videos = Sink::create(&place.join("videos"), OutputFormat::Native, videos, self.dim, self.dtype)?;
         let mut texts = Sink::create(&place.join("texts"), OutputFormat::Native, texts, self.dim, self.dtype)?;
         let (mut captions, mut truths) = (Vec::new(), Vec::new());
