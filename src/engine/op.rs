@@ -367,6 +367,7 @@ pub fn expect_same(op: &str, what: &str, a: Dim, b: Dim) -> Result<()> {
     if a == b { Ok(()) } else { Err(Error::shape(op, format!("{what} must agree and are {a} and {b}"))) }
 }
 
+pub mod interact;
 pub mod linear;
 pub mod pointwise;
 pub mod reduce;
@@ -379,4 +380,7 @@ pub static OPS: &[&dyn Op] = &[
     &pointwise::BINARY,
     &reduce::SUM_ROWS,
     &reduce::BROADCAST_ROWS,
+    &interact::INTERACT,
+    &interact::INTERACT_GRAD,
+    &interact::INTERACT_PAIRS,
 ];

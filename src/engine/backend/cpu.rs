@@ -3,6 +3,7 @@
 //! A kernel divides its work into parts of a fixed size, never by the number of threads: the same seed gives the same
 //! bits with one thread and with many.
 
+pub mod interact;
 pub mod linear;
 pub mod pointwise;
 mod raw;
