@@ -19,8 +19,8 @@ mod trec;
 
 pub use interval::{MeanSd, mean_sd, wilson};
 pub use matrix::{Matrix, ScoreMatrix, count};
-pub use npy::NpyMatrix;
 pub use metrics::{Direction, Metrics, TieRule};
+pub use npy::NpyMatrix;
 pub use postprocess::{Bank, MEMORY_LIMIT, PostNote, PostProcess, evaluate_with};
 pub use protocol::{Block, Captions, Protocol, Retrieval, Setting};
 pub use ranks::{CaptionMode, Counts, Directions, RankCounter, Tally, Truth};

@@ -73,9 +73,7 @@ impl Config {
                 return Err(Error::config(key, format!("is {value}"), format!("use a number from 1 to {max}")));
             }
         }
-        for (key, value) in
-            [("temperature", self.temperature), ("relevance_temperature", self.relevance_temperature)]
-        {
+        for (key, value) in [("temperature", self.temperature), ("relevance_temperature", self.relevance_temperature)] {
             if !(0.005..=10.0).contains(&value) {
                 return Err(Error::config(key, format!("is {value}"), "use a number from 0.005 to 10"));
             }

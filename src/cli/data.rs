@@ -33,7 +33,9 @@ Example:
     #[command(after_help = "Example:\n  moviola data inspect world/videos")]
     Inspect { path: PathBuf },
     /// Convert features into native shards; .h5 and .pt first by tools/convert.py.
-    #[command(after_help = "Example:\n  moviola data convert features/ shards/ --encoder openai/clip-vit-base-patch32 --fps 1")]
+    #[command(
+        after_help = "Example:\n  moviola data convert features/ shards/ --encoder openai/clip-vit-base-patch32 --fps 1"
+    )]
     Convert(Convert),
     /// Make a small generated data set with ground truth.
     #[command(after_help = "Example:\n  moviola data world --out world --train 1024 --seed 7")]

@@ -52,13 +52,8 @@ impl Demo {
         SimpleWorld { seed: self.seed, ..SimpleWorld::default() }.write(&world)?;
         let [train, val, test] = [Split::Train, Split::Val, Split::Test].map(|s| Dataset::open(&world, None, s));
         let (train, val, test) = (train?, val?, test?);
-        let options = TrainOptions {
-            epochs: 12,
-            batch: 64,
-            learning_rate: 2e-3,
-            seed: self.seed,
-            ..TrainOptions::default()
-        };
+        let options =
+            TrainOptions { epochs: 12, batch: 64, learning_rate: 2e-3, seed: self.seed, ..TrainOptions::default() };
         let intro = format!(
             "A generated world: {} videos with two to four events each, {} captions to train on and {} videos to find. \
              Both models were trained on it just now.",

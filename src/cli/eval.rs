@@ -1,13 +1,13 @@
 //! `eval retrieval`: the table of the field, for a model, for anyone's score matrix and for anyone's run.
 
-use super::split::{DataArgs, split};
+use super::split::split;
 use super::{Common, STOP, device, output};
 use crate::data::{Dataset, Layout};
 use crate::error::{Error, Result};
 use crate::eval::scoring::{count_ranks, relevance};
 use crate::eval::{
-    Bank, CaptionMode, Captions, Counts, Direction, Directions, MEMORY_LIMIT, Matrix, NpyMatrix, PostProcess, Qrels, Relevance,
-    Retrieval, Run, ScoreMatrix, Setting, TieRule, count, evaluate_with,
+    Bank, CaptionMode, Captions, Counts, Direction, Directions, MEMORY_LIMIT, Matrix, NpyMatrix, PostProcess, Qrels,
+    Relevance, Retrieval, Run, ScoreMatrix, Setting, TieRule, count, evaluate_with,
 };
 use crate::models::scorer::Scorer;
 use crate::picture::table;
@@ -172,9 +172,8 @@ impl RetrievalArgs {
             self.counts(&matrix, &data)?
         } else {
             let (mut tiler, texts, videos) = scorer.tiler();
-            let counts = count_ranks(
-                &mut tiler, texts, videos, relevance(&data)?, self.mode(), Directions::Both, &STOP,
-            )?;
+            let counts =
+                count_ranks(&mut tiler, texts, videos, relevance(&data)?, self.mode(), Directions::Both, &STOP)?;
             counts
         };
         Retrieval::new(&counts, &self.setting(scorer.device(), Some(&data))?)

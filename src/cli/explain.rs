@@ -65,7 +65,11 @@ impl Explain {
         let video = match &self.video {
             None => pair.video,
             Some(id) => data.videos.find(id).ok_or_else(|| {
-                Error::config("--video", format!("there is no video {id:?}"), "check the id with `moviola data inspect`")
+                Error::config(
+                    "--video",
+                    format!("there is no video {id:?}"),
+                    "check the id with `moviola data inspect`",
+                )
             })?,
         };
         let caption = data.caption(pair).to_string();

@@ -84,12 +84,8 @@ impl PlanCommand {
             ..Config::default()
         };
         let model = build(&config)?;
-        let capacity = |n: usize| Capacity {
-            texts: n,
-            words: n * (self.words + 1),
-            videos: n,
-            frames: n * self.frames,
-        };
+        let capacity =
+            |n: usize| Capacity { texts: n, words: n * (self.words + 1), videos: n, frames: n * self.frames };
         let mut graphs = vec![("train", plans::training(model.as_ref(), capacity(self.batch), Optimiser::default())?)];
         graphs.extend(tiles::graphs(model.as_ref(), capacity(256))?);
         graphs.push(("evidence", plans::evidence(model.as_ref(), capacity(1))?));

@@ -122,9 +122,7 @@ impl Search {
             (_, Some(words), _) => {
                 found("--caption", words, data.pairs.iter().position(|p| data.caption(p).contains(words.as_str())))
             }
-            (_, _, Some(id)) => {
-                found("--video", id, data.pairs.iter().position(|p| data.videos.ids()[p.video] == *id))
-            }
+            (_, _, Some(id)) => found("--video", id, data.pairs.iter().position(|p| data.videos.ids()[p.video] == *id)),
             _ => Err(Error::config("query", "none is given", "use --text, --caption or --video")),
         }
     }

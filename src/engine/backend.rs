@@ -85,7 +85,8 @@ impl fmt::Display for DeviceChoice {
 }
 
 /// What a device is, from the one to prefer to the one to avoid.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
     Discrete,
     Integrated,
@@ -119,7 +120,7 @@ impl fmt::Display for DeviceKind {
 }
 
 /// A device that can be opened, or one that cannot and why.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct DeviceInfo {
     /// What `--device` takes.
     pub id: String,

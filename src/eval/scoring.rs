@@ -34,9 +34,7 @@ pub fn count_ranks(
         return Err(Error::shape("evaluation", format!("{what} do not fit the relevance of {}", owners.len())));
     }
     let mut truth = Truth::new(relevance);
-    let has_truth = |t: &Range<usize>, v: &Range<usize>| {
-        owners[t.clone()].iter().any(|o| v.contains(&(*o as usize)))
-    };
+    let has_truth = |t: &Range<usize>, v: &Range<usize>| owners[t.clone()].iter().any(|o| v.contains(&(*o as usize)));
     let place = |t: &Tile| (t.texts.start, t.videos.start, t.texts.len(), t.videos.len(), t.stride);
     tiler.run(
         texts,

@@ -25,7 +25,8 @@ struct ConfigFile {
 /// weights last, so that a folder with weights is whole.
 pub fn save(dir: &Path, model: &dyn Model, flat: &[f32], card: &str) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    let config = serde_json::to_value(model.config()).map_err(|e| Error::config("config", e.to_string(), "report it"))?;
+    let config =
+        serde_json::to_value(model.config()).map_err(|e| Error::config("config", e.to_string(), "report it"))?;
     let file = ConfigFile { format: FORMAT.into(), version: VERSION, config };
     let text = serde_json::to_string_pretty(&file).map_err(|e| Error::config("config", e.to_string(), "report it"))?;
     write_whole(&dir.join("config.json"), text.as_bytes())?;
@@ -50,10 +51,12 @@ pub fn load_config(dir: &Path) -> Result<Config> {
         return Err(Error::format(dir, "is no model: it has no config.json", fix));
     }
     let text = read_capped(&path, CONFIG_LIMIT)?;
-    let file: ConfigFile = serde_json::from_slice(&text)
-        .map_err(|e| Error::format(&path, format!("is not the configuration of a Moviola model ({e})"), "train again"))?;
+    let file: ConfigFile = serde_json::from_slice(&text).map_err(|e| {
+        Error::format(&path, format!("is not the configuration of a Moviola model ({e})"), "train again")
+    })?;
     if file.format != FORMAT || file.version != VERSION {
-        let what = format!("is {} version {}, this program reads {FORMAT} version {VERSION}", file.format, file.version);
+        let what =
+            format!("is {} version {}, this program reads {FORMAT} version {VERSION}", file.format, file.version);
         return Err(Error::format(&path, what, "use the version of Moviola that wrote it"));
     }
     serde_json::from_value(file.config).map_err(|e| Error::format(&path, e.to_string(), "mend the file or train again"))

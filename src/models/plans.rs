@@ -132,8 +132,7 @@ fn gallery(g: &mut Graph, model: &dyn Model, capacity: Capacity) -> Result<(Vec<
     let weights = model.parameters().weights(&mut draft)?;
     let video = VideoInputs::declare(&mut draft, capacity, model.config().video_dim)?;
     let kept = model.video(&mut draft, &weights, &video)?;
-    let tensors =
-        kept.iter().enumerate().map(|(i, v)| g.state(format!("gallery.{i}"), draft.meta(*v))).collect();
+    let tensors = kept.iter().enumerate().map(|(i, v)| g.state(format!("gallery.{i}"), draft.meta(*v))).collect();
     let segments = g.state("gallery.segments", draft.meta(video.segments));
     // Scores are made from what is kept; the raw frames are gone.
     Ok((tensors, VideoInputs { frames: Value::ABSENT, segments, capacity }))

@@ -168,12 +168,15 @@ fn read(path: &Path, parameters: &Parameters, wanted: &State) -> std::result::Re
     let file = path.join("trainer_state.json");
     let text = read_capped(&file, STATE_LIMIT).map_err(Mismatch::Damaged)?;
     let state: State = serde_json::from_slice(&text).map_err(|e| {
-        Mismatch::Damaged(Error::format(&file, format!("is damaged ({e})"), "an older checkpoint is used if there is one"))
+        Mismatch::Damaged(Error::format(
+            &file,
+            format!("is damaged ({e})"),
+            "an older checkpoint is used if there is one",
+        ))
     })?;
     state.continues(&file, wanted).map_err(Mismatch::Other)?;
-    let load = |name: &str, prefixes: &[&str]| {
-        load_tensors(&path.join(name), parameters, prefixes).map_err(Mismatch::Damaged)
-    };
+    let load =
+        |name: &str, prefixes: &[&str]| load_tensors(&path.join(name), parameters, prefixes).map_err(Mismatch::Damaged);
     let params = load("model.safetensors", &[""])?.remove(0);
     let mut moments = load("optimizer.safetensors", &["m.", "v."])?;
     let adam_v = moments.remove(1);

@@ -62,7 +62,8 @@ impl Log {
     }
 
     pub fn write(&mut self, line: &Line) -> Result<()> {
-        let mut text = serde_json::to_string(line).map_err(|e| Error::format(&self.path, e.to_string(), "report it"))?;
+        let mut text =
+            serde_json::to_string(line).map_err(|e| Error::format(&self.path, e.to_string(), "report it"))?;
         text.push('\n');
         self.file.write_all(text.as_bytes()).map_err(Error::io("write", &self.path))
     }

@@ -10,8 +10,8 @@ use crate::engine::scheduler::executor::{Executor, SlotWriter};
 use crate::engine::scheduler::plan::{StateLayout, plan};
 use crate::engine::scheduler::stream::stream;
 use crate::error::{Error, Result};
-use crate::eval::{CaptionMode, Directions};
 use crate::eval::scoring::{count_ranks, relevance};
+use crate::eval::{CaptionMode, Directions};
 use crate::eval::{Retrieval, Setting};
 use crate::models::batch::{Capacity, Rows, pack_texts, pack_videos};
 use crate::models::plans::{Optimiser, training};
@@ -29,7 +29,10 @@ const ORDER: u64 = 0x6f72_6465_7200;
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// Before the first step: where it starts and how far it goes.
-    Start { step: usize, steps: usize },
+    Start {
+        step: usize,
+        steps: usize,
+    },
     Line(&'a Line),
     Checkpoint(&'a Path),
     /// A damaged checkpoint was passed over.
@@ -108,10 +111,11 @@ impl<'a> Pairs<'a> {
 
     /// Says which data this is, for resuming: numbers, and a checksum of ids in order.
     fn fingerprint(&self) -> String {
-        let ids = self.data.pairs.iter().flat_map(|p| [&self.data.texts.ids()[p.text], &self.data.videos.ids()[p.video]]);
-        let hash = ids.flat_map(|id| id.bytes().chain([0])).fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let ids =
+            self.data.pairs.iter().flat_map(|p| [&self.data.texts.ids()[p.text], &self.data.videos.ids()[p.video]]);
+        let hash = ids
+            .flat_map(|id| id.bytes().chain([0]))
+            .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         let (texts, videos) = (self.data.texts.ids().len(), self.data.videos.ids().len());
         format!("{} pairs of {texts} texts and {videos} videos, {hash:016x}", self.data.pairs.len())
     }
