@@ -3,10 +3,17 @@
 //! A kernel divides its work into parts of a fixed size, never by the number of threads: the same seed gives the same
 //! bits with one thread and with many.
 
+pub mod contrast;
+pub mod gather;
+pub mod lanes;
 pub mod linear;
+pub mod norm;
+pub mod optim;
 pub mod pointwise;
 mod raw;
 pub mod reduce;
+pub mod segment;
+pub mod topk;
 
 pub use raw::{Matrix, MatrixMut, matmul};
 
