@@ -367,7 +367,6 @@ pub fn expect_same(op: &str, what: &str, a: Dim, b: Dim) -> Result<()> {
     if a == b { Ok(()) } else { Err(Error::shape(op, format!("{what} must agree and are {a} and {b}"))) }
 }
 
-pub mod interact;
 /// The size of a dimension that may not be ragged.
 pub fn expect_fixed(op: &str, what: &str, d: Dim) -> Result<usize> {
     match d {
@@ -392,6 +391,7 @@ pub fn no_gradient<T>(op: &str, why: &str) -> Result<T> {
 
 pub mod contrast;
 pub mod gather;
+pub mod interact;
 pub mod linear;
 pub mod norm;
 pub mod optim;
