@@ -3,10 +3,18 @@
 //! A kernel divides its work into parts of a fixed size, never by the number of threads: the same seed gives the same
 //! bits with one thread and with many.
 
+pub mod contrast;
+pub mod gather;
+pub mod interact;
+pub mod lanes;
 pub mod linear;
+pub mod norm;
+pub mod optim;
 pub mod pointwise;
 mod raw;
 pub mod reduce;
+pub mod segment;
+pub mod topk;
 
 #[cfg(feature = "wgpu")]
 pub(super) use raw::check as check_plan;
