@@ -2,7 +2,7 @@
 
 use super::{Common, output};
 use crate::engine::backend::{self, DeviceInfo};
-use crate::error::Result;
+use crate::error::{Result, bytes};
 use clap::Args;
 use serde::Serialize;
 
@@ -38,7 +38,12 @@ fn told(f: &Findings) -> String {
     let mut lines =
         vec![format!("moviola {} · {} threads · features: {}", f.version, f.threads, f.features.join(", "))];
     for d in &f.devices {
-        lines.push(format!("{} {d}", if d.missing.is_none() { "✓" } else { "✗" }));
+        let mark = if d.available { "✓" } else { "✗" };
+        let memory = d.memory.map_or(String::new(), |m| format!(", {}", bytes(m)));
+        lines.push(format!("{mark} {:<8} {}{memory}", d.id, d.description));
+        if let Some(advice) = &d.advice {
+            lines.push(format!("           → {advice}"));
+        }
     }
     lines.join("\n")
 }
