@@ -23,8 +23,12 @@ pub struct Unit;
 
 pub static UNIT: Unit = Unit;
 
-static UNIT_KERNEL: KernelDef =
-    KernelDef { name: "unit", operands: &[read("x"), write("y"), write("inv_norm")], cpu: Some(cpu::unit), wgsl: None };
+static UNIT_KERNEL: KernelDef = KernelDef {
+    name: "unit",
+    operands: &[read("x"), write("y"), write("inv_norm")],
+    cpu: Some(cpu::unit),
+    wgsl: Some(concat!(include_str!("../../../wgsl/unit.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
+};
 
 /// Two passes over rows that stay in cache.
 fn rowwise(flops_per_element: u64, ins: &[Meta], outs: &[Meta]) -> Cost {
@@ -127,7 +131,7 @@ static UNIT_GRAD_KERNEL: KernelDef = KernelDef {
     name: "unit_grad",
     operands: &[read("y"), read("inv_norm"), read("dy"), write("dx")],
     cpu: Some(cpu::unit_grad),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/unit_grad.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
 };
 
 impl Op for UnitGrad {
@@ -206,7 +210,7 @@ static LAYER_NORM_KERNEL: KernelDef = KernelDef {
     name: "layer_norm",
     operands: &[read("x"), read("gain"), read("bias"), write("y"), write("mean"), write("rstd")],
     cpu: Some(cpu::layer_norm),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/layer_norm.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
 };
 
 /// `(mean, rstd)` of a row.
@@ -300,21 +304,21 @@ static LAYER_NORM_DX_KERNEL: KernelDef = KernelDef {
     name: "layer_norm_dx",
     operands: &[read("x"), read("gain"), read("mean"), read("rstd"), read("dy"), write("dx")],
     cpu: Some(cpu::layer_norm_dx),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/layer_norm_dx.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
 };
 
 static LAYER_NORM_PARTS_KERNEL: KernelDef = KernelDef {
     name: "layer_norm_parts",
     operands: &[read("x"), read("mean"), read("rstd"), read("dy"), write("sums")],
     cpu: Some(cpu::layer_norm_parts),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/layer_norm_parts.wgsl")),
 };
 
 static LAYER_NORM_SUM_KERNEL: KernelDef = KernelDef {
     name: "layer_norm_sum",
     operands: &[read("sums"), write("dgain"), write("dbias")],
     cpu: Some(cpu::layer_norm_sum),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/layer_norm_sum.wgsl")),
 };
 
 impl LayerNormGrad {

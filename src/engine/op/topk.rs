@@ -37,7 +37,7 @@ static TOP_K_KERNEL: KernelDef = KernelDef {
         write_u32("index"),
     ],
     cpu: Some(cpu::top_k),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/top_k.wgsl")),
 };
 
 impl Op for TopK {
