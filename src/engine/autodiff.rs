@@ -14,22 +14,29 @@ pub fn backprop(g: &mut Graph, seeds: &[(Value, Value)], wrt: &[Value]) -> Resul
     let end = seeds.iter().map(|s| s.0.node + 1).max().unwrap_or(0) as usize;
     let needed = needed(g, wrt, end);
     let mut adjoints: HashMap<Value, Value> = HashMap::new();
+    let mut pieces: HashMap<Value, Vec<(Value, u64)>> = HashMap::new();
     for (value, gradient) in seeds {
+        if g.meta(*value) != g.meta(*gradient) {
+            let what = format!("a seed {} for a value {}", g.meta(*gradient), g.meta(*value));
+            return Err(Error::shape("backprop", what));
+        }
         accumulate(g, &mut adjoints, *value, *gradient)?;
     }
     for i in (0..end).rev().filter(|i| needed[*i]) {
         let node = g.nodes[i].clone();
         let outs: Vec<Value> = (0..node.outs.len() as u32).map(|out| Value { node: i as u32, out }).collect();
+        for out in &outs {
+            for whole in assemble(g, *out, pieces.remove(out).unwrap_or_default())? {
+                accumulate(g, &mut adjoints, *out, whole)?;
+            }
+        }
         let douts: Vec<Option<Value>> = outs.iter().map(|v| adjoints.get(v).copied()).collect();
         let Some(dout) = douts.iter().flatten().next().copied() else { continue };
         let dins: Vec<Option<Value>> = match &node.kind {
             Kind::Input(_) | Kind::State(_) | Kind::Fill(_) => continue,
             Kind::View(offset) => {
-                if !needed[node.ins[0].node as usize] {
-                    continue;
-                }
-                let whole = g.meta(node.ins[0]).elements();
-                vec![Some(g.pack(&[(dout, *offset)], whole)?)]
+                pieces.entry(node.ins[0]).or_default().push((dout, *offset));
+                continue;
             }
             Kind::Pack(offsets) => {
                 let mut dins = vec![];
@@ -66,6 +73,29 @@ fn needed(g: &Graph, wrt: &[Value], end: usize) -> Vec<bool> {
         needed[i] |= g.nodes[i].ins.iter().any(|v| !v.is_absent() && needed[v.node as usize]);
     }
     needed
+}
+
+/// The gradients of views as gradients of what they look at. Those that do not overlap go side by side into one
+/// pack: a flat parameter vector gets its gradient without a copy, however many views it has.
+fn assemble(g: &mut Graph, source: Value, mut pieces: Vec<(Value, u64)>) -> Result<Vec<Value>> {
+    let meta = g.meta(source);
+    pieces.sort_by_key(|(piece, offset)| (*offset, *piece));
+    let mut wholes = vec![];
+    while !pieces.is_empty() {
+        let (mut together, mut later, mut end) = (vec![], vec![], 0);
+        for (piece, offset) in pieces {
+            if offset >= end {
+                end = offset + g.meta(piece).elements();
+                together.push((piece, offset));
+            } else {
+                later.push((piece, offset));
+            }
+        }
+        let flat = g.pack(&together, meta.elements())?;
+        wholes.push(if g.meta(flat) == meta { flat } else { g.view(flat, 0, meta.clone())? });
+        pieces = later;
+    }
+    Ok(wholes)
 }
 
 fn accumulate(g: &mut Graph, adjoints: &mut HashMap<Value, Value>, v: Value, d: Value) -> Result<()> {

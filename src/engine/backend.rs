@@ -1,6 +1,7 @@
 //! What a device must be able to do, and which devices there are.
 
 pub mod cpu;
+pub mod null;
 
 use super::op::Ctx;
 use super::scheduler::plan::{Plan, Region, RegionBytes};
