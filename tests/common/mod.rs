@@ -189,7 +189,9 @@ fn random_linear(g: &mut Graph, dice: &mut Dice, pool: &[Value], a: Value) -> Ve
     let m = meta.dim(if a_t { 1 } else { 0 });
     let fits = |v: &&Value| {
         let b = g.meta(**v);
-        b.rank() == 2 && b.dim(if b_t { 1 } else { 0 }) == k
+        // Elementwise ops read whole rows: a ragged dimension must stay the first.
+        let columns = |b: &Meta| b.dim(if b_t { 0 } else { 1 });
+        b.rank() == 2 && b.dim(if b_t { 1 } else { 0 }) == k && matches!(columns(&b), Dim::Fixed(_))
     };
     let rights: Vec<Value> = pool.iter().filter(fits).copied().collect();
     if rights.is_empty() {
@@ -351,4 +353,40 @@ pub fn run_plan(runner: &mut Runner, g: &Graph, plan: &Plan, seed: u64) -> Resul
         Some(what) => Some(format!("step 1: {what}")),
         None => runner.step(plan, &second, &counts)?.map(|what| format!("step 2: {what}")),
     })
+}
+
+/// Two layers with a residual and GELU over ragged rows: forward, backward and a step with momentum. Parameters,
+/// gradient and moments are flat and shared by views, as in every model.
+pub fn small_model() -> Graph {
+    let mut g = Graph::new();
+    let rows = Dim::Ragged(Axis(0), CAP);
+    let (width, hidden) = (16, 24);
+    let x = g.input("x", Meta::f32(&[rows, Dim::Fixed(width)]).unwrap());
+    let goal = g.input("goal", Meta::f32(&[rows, Dim::Fixed(width)]).unwrap());
+    // w1 [24, 16] at 0, b1 [24] at 384, w2 [16, 24] at 448, b2 [16] at 832.
+    let params = g.state("params", f32s(&[896]));
+    let moments = g.state("moments", f32s(&[896]));
+    let w1 = g.view(params, 0, f32s(&[hidden, width])).unwrap();
+    let b1 = g.view(params, 384, f32s(&[hidden])).unwrap();
+    let w2 = g.view(params, 448, f32s(&[width, hidden])).unwrap();
+    let b2 = g.view(params, 832, f32s(&[width])).unwrap();
+    let none = Value::ABSENT;
+    let up = Linear { a_t: false, b_t: true, activation: Activation::Gelu };
+    let h = g.apply(up, &[x, w1, b1, none]).unwrap();
+    let y = g.apply(Linear::new(false, true), &[h, w2, b2, x]).unwrap();
+    let error = g.apply(sub(), &[y, goal]).unwrap();
+    let squares = g.apply(mul(), &[error, error]).unwrap();
+    let loss = g.apply(SumRows, &[squares]).unwrap();
+    let one = g.fill(1.0, &fixed(&[width])).unwrap();
+    let grad = backprop(&mut g, &[(loss, one)], &[params]).unwrap()[0].unwrap();
+    let slower = g.apply(affine(0.9, 0.0), &[moments]).unwrap();
+    let faster = g.apply(affine(0.1, 0.0), &[grad]).unwrap();
+    let moment = g.apply(add(), &[slower, faster]).unwrap();
+    let down = g.apply(affine(-0.01, 0.0), &[moment]).unwrap();
+    let new = g.apply(add(), &[params, down]).unwrap();
+    g.assign(moments, moment).unwrap();
+    g.assign(params, new).unwrap();
+    g.output("loss", loss);
+    g.output("scores", y);
+    g
 }
