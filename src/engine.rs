@@ -3,6 +3,7 @@
 pub mod autodiff;
 pub mod backend;
 pub mod check;
+pub mod fuse;
 pub mod graph;
 pub mod op;
 pub mod reference;

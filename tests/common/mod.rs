@@ -305,7 +305,12 @@ impl Runner {
     }
 
     /// Poisons arena and outputs, runs, and says the first thing that differs from `expected`.
-    pub fn step(&mut self, plan: &Plan, expected: &HashMap<String, HostTensor>, counts: &Counts) -> Result<Option<String>> {
+    pub fn step(
+        &mut self,
+        plan: &Plan,
+        expected: &HashMap<String, HostTensor>,
+        counts: &Counts,
+    ) -> Result<Option<String>> {
         for (region, bytes) in [(Region::Arena, plan.bytes.arena), (Region::Out, plan.bytes.output)] {
             self.cpu.write(region, 0, 0, bytemuck::cast_slice(&vec![NAN; (bytes / 4) as usize]))?;
         }
@@ -373,7 +378,8 @@ pub fn small_model() -> Graph {
     let none = Value::ABSENT;
     let up = Linear { a_t: false, b_t: true, activation: Activation::Gelu };
     let h = g.apply(up, &[x, w1, b1, none]).unwrap();
-    let y = g.apply(Linear::new(false, true), &[h, w2, b2, x]).unwrap();
+    let y = g.apply(Linear::new(false, true), &[h, w2, b2, none]).unwrap();
+    let y = g.apply(add(), &[y, x]).unwrap();
     let error = g.apply(sub(), &[y, goal]).unwrap();
     let squares = g.apply(mul(), &[error, error]).unwrap();
     let loss = g.apply(SumRows, &[squares]).unwrap();
