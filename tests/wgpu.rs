@@ -90,7 +90,7 @@ fn slots_in_flight_keep_their_inputs_counts_and_outputs() {
         let runs: Vec<(usize, usize, Vec<f32>)> = (0..3)
             .map(|slot| {
                 let which = (slot + round) % 2;
-                let rows = Random::new(seed, 9).below((round * 3 + slot) as u64, [50, 20][which]) + 1;
+                let rows = Random::new(seed, 9).below((round * 3 + slot) as u64, [50, 20][which]) as usize + 1;
                 (which, rows, values(seed, (round * 3 + slot) as u64, rows * 3))
             })
             .collect();
@@ -224,6 +224,7 @@ fn a_kernel_the_device_refuses_is_an_error_and_the_device_lives_on() {
         params: Params::new().u32(1),
         groups: [1, 1, 1],
         args: vec![at(Region::In), at(Region::Out)],
+        values: vec![None, None],
     })];
     for _ in 0..2 {
         // Twice: a refused text must not be found in the cache.

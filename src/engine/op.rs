@@ -53,6 +53,20 @@ pub trait Op: Debug + Send + Sync {
 
     /// Instances with inputs: what tests, gradient checks and benchmarks run.
     fn samples(&self) -> Vec<Sample>;
+
+    /// What this op is to `fuse`; the default takes part in no rewrite.
+    fn form(&self) -> Form {
+        Form::Other
+    }
+}
+
+/// The ops that rewrites know, with their attributes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    Linear(linear::Linear),
+    Unary(pointwise::UnaryKind),
+    Binary(pointwise::BinaryKind),
+    Other,
 }
 
 /// A node as its op's gradient sees it.
