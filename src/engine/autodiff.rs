@@ -1,6 +1,6 @@
 //! Graph in, larger graph out: gradients are ordinary nodes.
 
-use super::graph::{Graph, Kind, Value};
+use super::graph::{Graph, Kind, Value, same_memory};
 use super::op::pointwise::{Binary, BinaryKind};
 use super::op::{Op, Site};
 use crate::error::{Error, Result};
@@ -28,8 +28,13 @@ pub fn backprop(g: &mut Graph, seeds: &[(Value, Value)], wrt: &[Value]) -> Resul
                 if !needed[node.ins[0].node as usize] {
                     continue;
                 }
-                let whole = g.meta(node.ins[0]).elements();
-                vec![Some(g.pack(&[(dout, *offset)], whole)?)]
+                let whole = g.meta(node.ins[0]);
+                if same_memory(&whole, &node.outs[0]) {
+                    vec![Some(g.reshape(dout, whole)?)]
+                } else {
+                    let flat = g.pack(&[(dout, *offset)], whole.elements())?;
+                    vec![Some(g.reshape(flat, whole)?)]
+                }
             }
             Kind::Pack(offsets) => {
                 let mut dins = vec![];

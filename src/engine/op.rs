@@ -391,6 +391,7 @@ pub fn no_gradient<T>(op: &str, why: &str) -> Result<T> {
 
 pub mod contrast;
 pub mod gather;
+pub mod interact;
 pub mod linear;
 pub mod norm;
 pub mod optim;
@@ -407,6 +408,9 @@ pub static OPS: &[&dyn Op] = &[
     &pointwise::BINARY,
     &reduce::SUM_ROWS,
     &reduce::BROADCAST_ROWS,
+    &interact::INTERACT,
+    &interact::INTERACT_GRAD,
+    &interact::INTERACT_PAIRS,
     &reduce::MEAN_ALL,
     &reduce::BROADCAST_MEAN,
     &norm::UNIT,

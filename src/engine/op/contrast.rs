@@ -342,7 +342,7 @@ impl Case {
             }
             sample.with(DType::U32, &[dim], |sizes| {
                 let random = crate::random::Random::new(4, distinct as u64);
-                let key = |i| random.below(i as u64, sizes[0] * distinct / 4 + 1) as u32;
+                let key = |i| random.below(i as u64, (sizes[0] * distinct / 4 + 1) as u64) as u32;
                 HostTensor::u32(sizes, (0..sizes[0]).map(key).collect())
             })
         };

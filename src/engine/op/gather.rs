@@ -151,7 +151,7 @@ impl Case {
             let draw = |i: usize| match i % 7 {
                 6 => u32::MAX,
                 5 => rows as u32,
-                _ => random.below(i as u64, rows.max(1)) as u32,
+                _ => random.below(i as u64, rows.max(1) as u64) as u32,
             };
             HostTensor::u32(sizes, (0..sizes[0]).map(draw).collect())
         })

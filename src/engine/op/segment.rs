@@ -440,7 +440,7 @@ fn cases() -> [Case; 8] {
 fn table(n: usize, rows: usize) -> HostTensor {
     let random = crate::random::Random::new(n as u64, rows as u64);
     let covered = if n > 2 { rows.saturating_sub(1) } else { rows };
-    let mut ends: Vec<u32> = (1..n as u64).map(|i| random.below(i, covered + 1) as u32).collect();
+    let mut ends: Vec<u32> = (1..n as u64).map(|i| random.below(i, covered as u64 + 1) as u32).collect();
     ends.sort_unstable();
     if n > 0 {
         ends.push(covered as u32);

@@ -1,0 +1,186 @@
+//! Kernels of token interaction.
+//!
+//! # Notebook
+//! Computes, for every text and video, the dot products of L words (and the sentence vector) with T frames, and pools
+//! them by soft-maxes in both directions (`op::interact` has the formulas).
+//!
+//! Floor: 2·ΣL·ΣT·D FLOPs of a matrix product; pooling adds about 25 per dot product, 5 % of them at D = 512. Bound by
+//! arithmetic.
+//!
+//! ```text
+//!            words of some 8 texts ->  ~256 + one segment
+//!   frames  +--------+--------+----+   rows: frames, columns: words, the sentence vector behind its words, so that
+//!   of some |  pair  |  pair  |    |   vectors run along the longer, more ragged side.
+//!   20      +--------+--------+----+   A tile holds whole texts and whole videos: those that begin within its rows.
+//!   videos  |  pair  |  pair  |    |   It stays in the second-level cache between product and pooling.
+//!           +--------+--------+----+
+//! ```
+//!
+//! A tile's task takes its thread's scratch memory, and copies results out behind a lock, some hundred numbers for
+//! every millionth of a second it works. Tiles have fixed sizes and nothing is summed across them in the forward
+//! pass: the number of threads changes no bit.
+
+mod exp;
+mod gradient;
+mod pairs;
+mod pool;
+mod tiles;
+
+pub use gradient::interact_grad;
+pub use pairs::interact_pairs;
+pub use tiles::Scratch;
+
+use super::Call;
+use pool::{Dots, Scales};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+use std::sync::Mutex;
+use tiles::{Desks, PoolBuffers, Problem, Shape, Tile, lock};
+
+/// Rows of words and of frames within which the segments of a tile begin.
+const WORDS: usize = 256;
+const FRAMES: usize = 256;
+
+/// Buffers are padded to this many floats, a multiple of every vector length.
+const LANES: usize = 16;
+
+/// The log-weight of what does not take part.
+const FLOOR: f32 = -1e30;
+
+/// Scores of one text that are copied out at a time.
+const BATCH: usize = 64;
+
+/// Where results go; empty where nobody wants them.
+struct Outputs<'a> {
+    scores: &'a mut [f32],
+    view_scores: &'a mut [f32],
+    relevance: &'a mut [f32],
+}
+
+pub fn interact(call: &mut Call) {
+    let shape = Shape::of(call);
+    let [words, texts, log_omega, frames, videos, bias, log_weights, mut scores, mut views, mut relevance, mut scratch] =
+        call.args();
+    let operands = [words.f32(), log_omega.f32(), frames.f32(), bias.f32()];
+    let mut problem = Problem::new(shape, operands, [texts.u32(), videos.u32()]);
+    problem.log_weights = log_weights.f32();
+    let outputs = Outputs { scores: scores.f32_mut(), view_scores: views.f32_mut(), relevance: relevance.f32_mut() };
+    outputs.scores.fill(0.0);
+    outputs.view_scores.fill(0.0);
+    outputs.relevance.fill(0.0);
+    let with_relevance = !outputs.relevance.is_empty();
+    let views = if outputs.view_scores.is_empty() { 0 } else { shape.views };
+    let outputs = Mutex::new(outputs);
+    let sizes = Scratch { max_words: shape.max_words, max_frames: shape.max_frames };
+    let desks = Desks::new(scratch.f32_mut(), sizes.forward_floats());
+    let (rows, columns) = (problem.texts.tiles(WORDS), problem.videos.tiles(FRAMES));
+    (0..rows * columns).into_par_iter().with_max_len(1).for_each(|i| {
+        let texts = problem.texts.tile(i / columns, WORDS);
+        let videos = problem.videos.tile(i % columns, FRAMES);
+        let mut desk = desks.mine();
+        let (block, pool, _) = sizes.cut(&mut desk);
+        problem.dots(&texts, &videos, block, sizes.stride());
+        let tile = PoolTile {
+            problem: &problem,
+            texts,
+            videos,
+            block,
+            stride: sizes.stride(),
+            pool,
+            views,
+            with_relevance,
+            outputs: &outputs,
+        };
+        Arch::new().dispatch(tile);
+    });
+}
+
+/// Pools all pairs of a tile whose dot products are there.
+struct PoolTile<'a, 'b> {
+    problem: &'a Problem<'a>,
+    texts: Tile,
+    videos: Tile,
+    block: &'a [f32],
+    stride: usize,
+    pool: PoolBuffers<'a>,
+    views: usize,
+    with_relevance: bool,
+    outputs: &'a Mutex<Outputs<'b>>,
+}
+
+impl WithSimd for PoolTile<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, s: S) {
+        for i in self.texts.items.clone() {
+            let words = self.texts.local(&self.problem.texts, i);
+            if words.len() < 2 {
+                continue;
+            }
+            let first = self.texts.first + words.start;
+            let log_weights = self.problem.log_omega.get(first..first + words.len() - 1).unwrap_or(&[]);
+            let prepared = pool::prepare_text(s, words.len() - 1, log_weights, &mut self.pool);
+            let Some(tame) = prepared else { continue };
+            for view in 0..=self.views {
+                let mut j = self.videos.items.start;
+                while j < self.videos.items.end {
+                    let end = (j + BATCH).min(self.videos.items.end);
+                    self.batch(s, (i, words.clone(), tame), j..end, view);
+                    j = end;
+                }
+            }
+        }
+    }
+}
+
+impl PoolTile<'_, '_> {
+    /// Scores a text with some videos under one view, and copies the results out.
+    #[inline(always)]
+    fn batch<S: Simd>(
+        &mut self,
+        s: S,
+        (text, words, tame): (usize, std::ops::Range<usize>, bool),
+        videos: std::ops::Range<usize>,
+        view: usize,
+    ) {
+        let shape = self.problem.shape;
+        let scales = Scales::new(shape.tau, shape.relevance_tau);
+        let mut scores = [0.0; BATCH];
+        for (score, j) in scores.iter_mut().zip(videos.clone()) {
+            let frames = self.videos.local(&self.problem.videos, j);
+            if frames.is_empty() {
+                continue;
+            }
+            let rows = self.videos.first + frames.start..self.videos.first + frames.end;
+            let dots = Dots::new(self.block, self.stride, frames.clone(), words.clone());
+            let taken = pool::relevance(s, dots, self.problem.prior(view, rows), scales, &mut self.pool);
+            if taken {
+                *score = pool::score(s, dots, scales, tame, &mut self.pool);
+            }
+            if view == 0 && self.with_relevance {
+                let relevance = &mut self.pool.relevance[frames.clone()];
+                if taken { relevance.copy_from_slice(&self.pool.rho[..frames.len()]) } else { relevance.fill(0.0) }
+            }
+        }
+        self.copy_out(text, videos, view, &scores);
+    }
+
+    fn copy_out(&self, text: usize, videos: std::ops::Range<usize>, view: usize, scores: &[f32]) {
+        let shape = self.problem.shape;
+        let mut outputs = lock(self.outputs);
+        let row = text * shape.video_cap;
+        let target = if view == 0 {
+            &mut outputs.scores[row..]
+        } else {
+            &mut outputs.view_scores[(view - 1) * shape.text_cap * shape.video_cap + row..]
+        };
+        target[videos.clone()].copy_from_slice(&scores[..videos.len()]);
+        if view == 0 && self.with_relevance {
+            for j in videos {
+                let frames = self.videos.local(&self.problem.videos, j);
+                let begin = text * shape.frame_cap + self.videos.first + frames.start;
+                outputs.relevance[begin..begin + frames.len()].copy_from_slice(&self.pool.relevance[frames]);
+            }
+        }
+    }
+}
