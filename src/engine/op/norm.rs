@@ -52,9 +52,7 @@ impl Op for Unit {
             let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
             if norm >= f64::from(SHORTEST) {
                 inv_norm.x_mut()[r] = 1.0 / norm;
-                for c in 0..cols {
-                    y.x_mut()[r * cols + c] = x[c] / norm;
-                }
+                y.x_mut()[r * cols..][..cols].iter_mut().zip(x).for_each(|(y, x)| *y = x / norm);
             }
         }
         vec![y, inv_norm]
@@ -239,8 +237,8 @@ impl Op for LayerNorm {
         for r in 0..rows {
             let x = &ins[0].x()[r * cols..][..cols];
             let (mean, rstd) = moments(x, self.eps);
-            for c in 0..cols {
-                outs[0].x_mut()[r * cols + c] = (x[c] - mean) * rstd * ins[1].x()[c] + ins[2].x()[c];
+            for (c, x) in x.iter().enumerate() {
+                outs[0].x_mut()[r * cols + c] = (x - mean) * rstd * ins[1].x()[c] + ins[2].x()[c];
             }
             outs[1].x_mut()[r] = mean;
             outs[2].x_mut()[r] = rstd;
