@@ -57,10 +57,10 @@ pub fn backprop(g: &mut Graph, seeds: &[(Value, Value)], wrt: &[Value]) -> Resul
             }
         };
         for (input, din) in node.ins.iter().zip(dins) {
-            if let (false, Some(din)) = (input.is_absent(), din) {
-                if needed[input.node as usize] {
-                    accumulate(g, &mut adjoints, *input, din)?;
-                }
+            if let (false, Some(din)) = (input.is_absent(), din)
+                && needed[input.node as usize]
+            {
+                accumulate(g, &mut adjoints, *input, din)?;
             }
         }
     }
@@ -117,11 +117,11 @@ fn check(op: &dyn Op, g: &Graph, ins: &[Value], dins: &[Option<Value>]) -> Resul
         return Err(Error::shape(op.name(), "its gradient rule returns another number of operands"));
     }
     for (i, (v, d)) in ins.iter().zip(dins).enumerate() {
-        if let Some(d) = d {
-            if g.meta(*v) != g.meta(*d) {
-                let what = format!("gradient {i} is {} for an operand {}", g.meta(*d), g.meta(*v));
-                return Err(Error::shape(op.name(), what));
-            }
+        if let Some(d) = d
+            && g.meta(*v) != g.meta(*d)
+        {
+            let what = format!("gradient {i} is {} for an operand {}", g.meta(*d), g.meta(*v));
+            return Err(Error::shape(op.name(), what));
         }
     }
     Ok(())

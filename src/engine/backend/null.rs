@@ -108,7 +108,7 @@ impl Null {
     /// The words of a span, if it lies aligned within its region.
     fn words(&mut self, span: Span, slot: usize) -> Result<&mut [Word]> {
         let end = span.offset.checked_add(span.bytes);
-        let aligned = span.offset % ALIGN == 0 && span.bytes % 4 == 0;
+        let aligned = span.offset.is_multiple_of(ALIGN) && span.bytes.is_multiple_of(4);
         let words = self.region(span.region, slot);
         let range = end.filter(|_| aligned).map(|end| (span.offset / 4) as usize..(end / 4) as usize);
         range.and_then(|r| words.get_mut(r)).ok_or_else(|| broken(format!("{span:?} is unaligned or out of bounds")))

@@ -648,7 +648,7 @@ fn check_launches(
         Arg::In(k) => present(ins, k),
         Arg::Out(k) => present(outs, k),
         Arg::Work { offset, bytes } => {
-            offset % ALIGN == 0 && offset.checked_add(bytes).is_some_and(|end| end <= workspace)
+            offset.is_multiple_of(ALIGN) && offset.checked_add(bytes).is_some_and(|end| end <= workspace)
         }
         Arg::Absent => true,
     };
