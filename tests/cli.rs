@@ -57,7 +57,8 @@ fn from_data_to_reasons() {
     let dir = tempfile::tempdir().unwrap();
     let (world, out) = (at(&dir.path().join("world")).to_string(), dir.path().join("run"));
     ok(&["data", "world", "--out", &world, "--train", "400", "--val", "8", "--test", "20", "--dim", "32"]);
-    let better = ["--set", "train.learning_rate=0.005", "--set", "train.epochs=10", "--set", "train.checkpoint_every=0"];
+    let better =
+        ["--set", "train.learning_rate=0.005", "--set", "train.epochs=10", "--set", "train.checkpoint_every=0"];
     ok(&[&train(&world, at(&out))[..], &better[..]].concat());
     let model = ["--model", at(&out), "--data", &world, "--device", "cpu", "--json"];
     let with = |head: &[&str], tail: &[&str]| json(&[head, &model, tail].concat());

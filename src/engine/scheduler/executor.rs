@@ -14,8 +14,10 @@ pub struct Executor {
     backend: Box<dyn Backend>,
     plans: Vec<Arc<Plan>>,
     states: StateLayout,
-    staging: Vec<u32>,
+    /// Host buffers that batches are packed into, one a slot; lent to streams.
+    staging: Vec<Vec<u32>>,
     results: Vec<u32>,
+    input_bytes: u64,
 }
 
 /// A host buffer for so many bytes of 32-bit words.
@@ -39,7 +41,14 @@ impl Executor {
         }
         let plans: Vec<Arc<Plan>> = plans.into_iter().map(Arc::new).collect();
         backend.load(&plans, bytes, SLOTS)?;
-        Ok(Executor { backend, plans, states, staging: host_buffer(bytes.input), results: host_buffer(bytes.output) })
+        Ok(Executor {
+            backend,
+            plans,
+            states,
+            staging: (0..SLOTS).map(|_| host_buffer(bytes.input)).collect(),
+            results: host_buffer(bytes.output),
+            input_bytes: bytes.input,
+        })
     }
 
     pub fn device(&self) -> String {
@@ -56,6 +65,28 @@ impl Executor {
 
     pub(super) fn backend(&mut self) -> &mut dyn Backend {
         self.backend.as_mut()
+    }
+
+    /// The host buffers, to be given back; a stream that failed has dropped them, and then there are new ones.
+    pub(super) fn lend_staging(&mut self) -> Vec<Vec<u32>> {
+        let mut staging = std::mem::take(&mut self.staging);
+        staging.resize_with(SLOTS, || host_buffer(self.input_bytes));
+        staging
+    }
+
+    pub(super) fn return_staging(&mut self, staging: Vec<Vec<u32>>) {
+        self.staging = staging;
+    }
+
+    /// The buffer that outputs are read into, to be given back.
+    pub(super) fn lend_results(&mut self, bytes: u64) -> Vec<u32> {
+        let mut results = std::mem::take(&mut self.results);
+        results.resize(results.len().max((bytes / 4) as usize), 0);
+        results
+    }
+
+    pub(super) fn return_results(&mut self, results: Vec<u32>) {
+        self.results = results;
     }
 
     fn state(&self, name: &str) -> Result<Slot> {
@@ -86,15 +117,19 @@ impl Executor {
     /// Fills a slot, runs the plan on it and waits for what it hands back.
     pub fn run(&mut self, plan: usize, fill: impl FnOnce(&mut SlotWriter) -> Result<()>) -> Result<Outputs<'_>> {
         let p = self.plans[plan].clone();
-        let mut writer = SlotWriter::new(&p, &mut self.staging);
+        let mut staging = self.lend_staging();
+        let mut writer = SlotWriter::new(&p, &mut staging[0]);
         fill(&mut writer)?;
         let counts = writer.counts;
         p.check_counts(&counts)?;
-        let staged = &self.staging[..(p.bytes.input / 4) as usize];
+        let staged = &staging[0][..(p.bytes.input / 4) as usize];
         self.backend.write(Region::In, 0, 0, bytemuck::cast_slice(staged))?;
         self.backend.submit(plan, 0, counts)?;
-        let results = &mut self.results[..(p.bytes.output / 4) as usize];
-        self.backend.read(Region::Out, 0, 0, bytemuck::cast_slice_mut(results))?;
+        self.staging = staging;
+        let mut results = self.lend_results(p.bytes.output);
+        let read = &mut results[..(p.bytes.output / 4) as usize];
+        self.backend.read(Region::Out, 0, 0, bytemuck::cast_slice_mut(read))?;
+        self.results = results;
         Ok(Outputs { plan: &self.plans[plan], words: &self.results, counts })
     }
 }

@@ -9,10 +9,10 @@
 //!              └──────── free buffers ◄─────┘
 //! ```
 
-use super::executor::{Executor, Outputs, SLOTS, SlotWriter, host_buffer};
+use super::executor::{Executor, Outputs, SLOTS, SlotWriter};
 use super::plan::Region;
 use crate::engine::tensor::Counts;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -45,33 +45,35 @@ pub fn stream<J: Send>(
     let packer_plan = p.clone();
     let (free, free_buffers) = sync_channel::<Vec<u32>>(SLOTS);
     let (packed, packed_batches) = sync_channel::<Result<Packed<J>>>(1);
-    for _ in 0..SLOTS {
+    for buffer in executor.lend_staging() {
         // Cannot fail: the channel holds as many and its receiver is alive.
-        let _ = free.send(host_buffer(p.bytes.input));
+        let _ = free.send(buffer);
     }
-    let mut results = host_buffer(p.bytes.output);
-    std::thread::scope(|scope| {
+    let mut results = executor.lend_results(p.bytes.output);
+    let staging = std::thread::scope(|scope| {
         // Dropped with this closure, before the packer is joined: a packer that waits for a buffer then ends.
         let free = free;
-        scope.spawn(move || {
+        let packer = scope.spawn(move || {
             for job in jobs {
                 // Either channel closes when the owner has stopped; then there is nobody to pack for.
-                let Ok(mut words) = free_buffers.recv() else { return };
+                let Ok(mut words) = free_buffers.recv() else { break };
                 let mut writer = SlotWriter::new(&packer_plan, &mut words);
                 let filled = pack(&job, &mut writer);
                 let counts = writer.counts;
                 let filled = filled.and_then(|()| packer_plan.check_counts(&counts));
                 let failed = filled.is_err();
                 if packed.send(filled.map(|()| Packed { job, counts, words })).is_err() || failed {
-                    return;
+                    break;
                 }
             }
+            free_buffers
         });
         let mut flying: VecDeque<(J, Counts, usize)> = VecDeque::new();
         let mut next = 0;
         let mut land = |executor: &mut Executor, flying: &mut VecDeque<(J, Counts, usize)>| -> Result<()> {
             let Some((job, counts, slot)) = flying.pop_front() else { return Ok(()) };
-            executor.backend().read(Region::Out, slot, 0, bytemuck::cast_slice_mut(&mut results))?;
+            let read = &mut results[..(p.bytes.output / 4) as usize];
+            executor.backend().read(Region::Out, slot, 0, bytemuck::cast_slice_mut(read))?;
             done(job, &Outputs { plan: &p, words: &results, counts })
         };
         for batch in packed_batches {
@@ -84,15 +86,23 @@ pub fn stream<J: Send>(
             }
             let slot = next % SLOTS;
             next += 1;
-            executor.backend().write(Region::In, slot, 0, bytemuck::cast_slice(&words))?;
+            let staged = &words[..(p.bytes.input / 4) as usize];
+            executor.backend().write(Region::In, slot, 0, bytemuck::cast_slice(staged))?;
             executor.backend().submit(plan, slot, counts)?;
             flying.push_back((job, counts, slot));
-            // Fails only when the packer has packed its last job.
+            // Never fails while the packer may still want one: it keeps its end until it is joined.
             let _ = free.send(words);
         }
         while !flying.is_empty() {
             land(executor, &mut flying)?;
         }
-        Ok(())
-    })
+        drop(free);
+        // A packer that panicked has left jobs undone: that must not look like an end.
+        let channel = packer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let buffers = channel.try_iter().collect::<Vec<_>>();
+        Ok::<_, Error>(buffers)
+    })?;
+    executor.return_staging(staging);
+    executor.return_results(results);
+    Ok(())
 }
