@@ -165,6 +165,8 @@ fn random_node(g: &mut Graph, dice: &mut Dice, pool: &[Value]) -> Vec<Value> {
             vec![g.view(source, offset, f32s(&sizes)).unwrap()]
         }
         10 => {
+            // Packs of packs would double for ever.
+            let flat: Vec<Value> = flat.into_iter().filter(|v| g.meta(*v).elements() < 4000).collect();
             let mut end = 0;
             let mut parts = vec![];
             for _ in 0..1 + dice.below(4) {
