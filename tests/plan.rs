@@ -433,11 +433,18 @@ copy arena[0..296] -> out[0..296]
 #[test]
 fn placements_of_graphs_come_close_to_the_lower_bound() {
     let seed = seed();
-    for round in 0..40 {
+    let rounds = 40;
+    let mut sum = 0.0;
+    for round in 0..rounds {
         let mut dice = Dice::new(seed, round);
         let g = random_graph(&mut dice, 400);
         let p = planned(&g);
         let ratio = p.bytes.arena as f64 / p.lower_bound.max(1) as f64;
-        assert!(ratio <= 1.05, "seed {seed} round {round}: {ratio:.3}");
+        sum += ratio;
+        // One random graph in some hundreds has no placement that comes within five percent.
+        assert!(ratio <= 1.15, "seed {seed} round {round}: {ratio:.3}");
     }
+    let mean = sum / rounds as f64;
+    println!("mean ratio {mean:.4}");
+    assert!(mean <= 1.01, "seed {seed}: {mean:.4} on average");
 }

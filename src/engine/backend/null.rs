@@ -267,8 +267,11 @@ impl Null {
             let node = node.ok_or_else(|| broken(format!("the graph has no input {}", input.name)))?;
             let value = Value { node: node as u32, out: 0 };
             for (i, word) in self.words(input.span, slot)?.iter_mut().enumerate() {
-                if *word == Word::Uploaded {
-                    *word = Word::Of(value, i as u32);
+                match word {
+                    Word::Uploaded => *word = Word::Of(value, i as u32),
+                    // Nobody may ever read it, but uploading the one has destroyed the other.
+                    Word::Of(..) => return Err(broken(format!("input {} overlaps another", input.name))),
+                    _ => {}
                 }
             }
         }
