@@ -9,9 +9,11 @@ pub mod pointwise;
 mod raw;
 pub mod reduce;
 
+#[cfg(feature = "wgpu")]
+pub(super) use raw::check as check_plan;
 pub use raw::{Matrix, MatrixMut, matmul};
 
-use super::Backend;
+use super::{Backend, DeviceInfo, DeviceKind};
 use crate::engine::op::{Ctx, Params, Target, resolve_size};
 use crate::engine::scheduler::plan::{Command, Plan, Region, RegionBytes};
 use crate::engine::tensor::Counts;
@@ -183,8 +185,23 @@ impl Backend for Cpu {
     }
 }
 
+/// The CPU as `doctor` lists it.
+pub fn describe() -> DeviceInfo {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    DeviceInfo {
+        id: "cpu".into(),
+        name: format!("{cores} threads of {}", std::env::consts::ARCH),
+        kind: DeviceKind::Cpu,
+        driver: String::new(),
+        memory: available_memory(),
+        max_buffer_bytes: u64::MAX,
+        max_binding_bytes: u64::MAX,
+        missing: None,
+    }
+}
+
 /// Bytes this process may still take: what the system has available, within the control group's limit.
-fn available_memory() -> u64 {
+pub(super) fn available_memory() -> u64 {
     let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|s| s.trim().parse::<u64>().ok());
     let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|s| {
         let line = s.lines().find(|l| l.starts_with("MemAvailable:"))?;

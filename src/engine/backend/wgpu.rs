@@ -1,0 +1,366 @@
+//! GPUs through Vulkan, Metal or DX12: the same plans, run by WGSL kernels.
+//!
+//! All memory is taken in `load`: one buffer a region (the slot's own ones once per slot), one for all parameter
+//! blocks, one for the counts of each slot, one to read through. A submit records one compute pass and submits once;
+//! it makes no buffer, no bind group and no pipeline.
+
+mod adapters;
+mod faults;
+mod program;
+mod text;
+mod windows;
+
+pub use adapters::INSTALL;
+
+use super::{Backend, DeviceInfo, cpu};
+use crate::engine::op::{Ctx, KernelDef, Target, read_u32, write_u32};
+use crate::engine::scheduler::plan::{Command, Plan, Region, RegionBytes};
+use crate::engine::tensor::Counts;
+use crate::error::{Error, Result, bytes as readable};
+use ::wgpu::{
+    BindGroup, BindGroupLayout, Buffer, BufferDescriptor, BufferUsages, Device, DeviceDescriptor, Limits, MapMode,
+    MemoryHints, PollType, Queue,
+};
+use faults::Faults;
+use program::{Compiler, Pipelines, Program};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use windows::{BindingLimits, region_bytes};
+
+static COPY: KernelDef = KernelDef {
+    name: "copy",
+    operands: &[read_u32("x"), write_u32("y")],
+    cpu: None,
+    wgsl: Some(include_str!("../../../wgsl/copy.wgsl")),
+};
+
+static FILL: KernelDef = KernelDef {
+    name: "fill",
+    operands: &[write_u32("y")],
+    cpu: None,
+    wgsl: Some(include_str!("../../../wgsl/fill.wgsl")),
+};
+
+/// Larger reads come in pieces of this many bytes.
+const STAGING: u64 = 16 << 20;
+
+/// The adapters that wgpu finds, software ones included; empty without a driver.
+pub fn list() -> Vec<DeviceInfo> {
+    adapters::enumerate().iter().enumerate().map(|(i, a)| adapters::describe(i, a)).collect()
+}
+
+/// A GPU as a device.
+pub struct Gpu {
+    info: DeviceInfo,
+    device: Device,
+    queue: Queue,
+    faults: Faults,
+    limits: Limits,
+    bindings: BindingLimits,
+    frame: BindGroupLayout,
+    pipelines: Pipelines,
+    loaded: Option<Loaded>,
+}
+
+/// The buffers of the regions.
+struct Regions {
+    state: Buffer,
+    arena: Buffer,
+    input: Vec<Buffer>,
+    output: Vec<Buffer>,
+}
+
+impl Regions {
+    /// `slot` must be below the number of slots, and there is at least one.
+    fn buffer(&self, region: Region, slot: usize) -> &Buffer {
+        match region {
+            Region::State => &self.state,
+            Region::Arena => &self.arena,
+            Region::In => &self.input[slot],
+            Region::Out => &self.output[slot],
+        }
+    }
+}
+
+/// Everything that exists for the plans in use.
+struct Loaded {
+    plans: program::Plans,
+    bytes: RegionBytes,
+    regions: Regions,
+    programs: Vec<Program>,
+    groups: Vec<BindGroup>,
+    counts: Vec<Buffer>,
+    frames: Vec<BindGroup>,
+    staging: Buffer,
+}
+
+impl Gpu {
+    /// Opens adapter number `index` of [`list`].
+    ///
+    /// # Errors
+    /// When there is no such adapter, or when its driver refuses.
+    pub fn open(index: usize) -> Result<Gpu> {
+        let adapters = adapters::enumerate();
+        let Some(adapter) = adapters.get(index) else {
+            let what = format!("there is no such adapter; wgpu found {}", adapters.len());
+            let fix = if adapters.is_empty() { INSTALL } else { "`moviola doctor` lists them" };
+            return Err(Error::device(format!("wgpu:{index}"), what, fix));
+        };
+        let info = adapters::describe(index, adapter);
+        let limits = adapter.limits();
+        let opened = pollster::block_on(adapter.request_device(&DeviceDescriptor {
+            label: Some("moviola"),
+            required_limits: limits.clone(),
+            // A few large buffers, made once: blocks to cut small ones from would only be waste.
+            memory_hints: MemoryHints::MemoryUsage,
+            ..DeviceDescriptor::default()
+        }));
+        let (device, queue) = opened.map_err(|e| {
+            Error::device(
+                format!("{} ({})", info.id, info.name),
+                e.to_string(),
+                "update its driver, or use --device cpu",
+            )
+        })?;
+        let faults = Faults::watch(&device);
+        let bindings = BindingLimits {
+            bytes: info.max_binding_bytes,
+            count: limits.max_storage_buffers_per_shader_stage as usize,
+        };
+        let frame = program::frame_layout(&device);
+        let gpu =
+            Gpu { info, device, queue, faults, limits, bindings, frame, pipelines: Pipelines::default(), loaded: None };
+        gpu.check("opening it")?;
+        Ok(gpu)
+    }
+
+    /// Behaves from now on as a device whose bindings are smaller: a weak device's paths on a strong one.
+    pub fn limit_binding_bytes(&mut self, bytes: u64) {
+        self.bindings.bytes = self.bindings.bytes.min(bytes);
+    }
+
+    fn label(&self) -> String {
+        format!("{} ({})", self.info.id, self.info.name)
+    }
+
+    fn check(&self, doing: &str) -> Result<()> {
+        self.faults.check(&self.label(), doing)
+    }
+
+    fn buffer(&self, label: &str, bytes: u64, usage: BufferUsages) -> Buffer {
+        // An empty buffer cannot be bound.
+        let size = bytes.max(256);
+        self.device.create_buffer(&BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+    }
+
+    /// Refuses before anything is allocated.
+    fn admit(&self, bytes: RegionBytes, slots: usize) -> Result<()> {
+        for region in [Region::State, Region::Arena, Region::In, Region::Out] {
+            let needed = region_bytes(&bytes, region);
+            if needed > self.limits.max_buffer_size {
+                return Err(Error::Memory {
+                    what: format!("region {region:?}, one buffer of {},", self.label()),
+                    needed,
+                    available: self.limits.max_buffer_size,
+                    fix: "use smaller batches, or another --device".into(),
+                });
+            }
+        }
+        let slots = slots as u64;
+        let per_slot = bytes.input.saturating_add(bytes.output).saturating_mul(slots);
+        let needed = bytes.state.saturating_add(bytes.arena).saturating_add(per_slot);
+        let available = self.memory();
+        if needed > available {
+            let fix = "use smaller batches or fewer slots, or another --device".into();
+            return Err(Error::Memory { what: format!("the plans on {}", self.label()), needed, available, fix });
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, bytes: RegionBytes, slots: usize) -> Regions {
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        Regions {
+            state: self.buffer("state", bytes.state, usage),
+            arena: self.buffer("arena", bytes.arena, usage),
+            input: (0..slots).map(|_| self.buffer("in", bytes.input, usage)).collect(),
+            output: (0..slots).map(|_| self.buffer("out", bytes.output, usage)).collect(),
+        }
+    }
+
+    fn prepare(&mut self, plans: &[Arc<Plan>], bytes: RegionBytes, slots: usize) -> Result<Loaded> {
+        let regions = self.allocate(bytes, slots);
+        self.check(&format!("taking {}", readable(bytes.total(slots))))?;
+        let mut compiler = Compiler {
+            device: &self.device,
+            pipelines: &mut self.pipelines,
+            frame: &self.frame,
+            regions: &regions,
+            bytes,
+            limits: self.bindings,
+            slots,
+            blocks: vec![],
+            groups: vec![],
+            known: HashMap::new(),
+        };
+        let programs = plans.iter().map(|p| compiler.program(p)).collect::<Result<Vec<_>>>()?;
+        let Compiler { blocks, groups, .. } = compiler;
+        let uniform = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
+        let parameters = self.buffer("parameters", blocks.len() as u64 * 4, uniform);
+        self.queue.write_buffer(&parameters, 0, bytemuck::cast_slice(&blocks));
+        let counts: Vec<Buffer> = (0..slots).map(|_| self.buffer("counts", 32, uniform)).collect();
+        let frames = counts.iter().map(|c| program::frame(&self.device, &self.frame, &parameters, c)).collect();
+        let largest = [bytes.state, bytes.arena, bytes.input, bytes.output].into_iter().max().unwrap_or(0);
+        let staging = self.buffer("staging", largest.min(STAGING), BufferUsages::COPY_DST | BufferUsages::MAP_READ);
+        self.check("compiling the plans")?;
+        Ok(Loaded { plans: plans.to_vec(), bytes, regions, programs, groups, counts, frames, staging })
+    }
+
+    fn loaded(&self) -> Result<&Loaded> {
+        self.loaded.as_ref().ok_or_else(|| Error::device(self.label(), "has no plans", "load plans first"))
+    }
+
+    /// The buffer of a region, after proving that a transfer lies within it.
+    fn target<'a>(&self, l: &'a Loaded, region: Region, slot: usize, offset: u64, len: usize) -> Result<&'a Buffer> {
+        let have = region_bytes(&l.bytes, region);
+        let inside = offset.checked_add(len as u64).is_some_and(|end| end <= have) && slot < l.counts.len();
+        if !inside || offset % 4 != 0 || len % 4 != 0 {
+            let what = format!(
+                "{len} bytes at {offset} of slot {slot} must be whole words within {region:?} with its {have} bytes"
+            );
+            return Err(Error::shape(self.label(), what));
+        }
+        Ok(l.regions.buffer(region, slot))
+    }
+
+    /// Waits for the device. wgpu panics where a device is lost while one waits for it: that becomes an error here.
+    fn poll(&self, doing: &str) -> Result<()> {
+        let waited = catch_unwind(AssertUnwindSafe(|| self.device.poll(PollType::wait_indefinitely())));
+        self.check(doing)?;
+        let why = match waited {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "it was lost".to_string(),
+        };
+        Err(Error::device(
+            self.label(),
+            format!("{why} {doing}"),
+            "start again; if it happens again, update the driver",
+        ))
+    }
+
+    /// Copies from a region through the staging buffer.
+    fn read_piece(&self, l: &Loaded, from: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
+        let len = data.len() as u64;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(from, offset, &l.staging, 0, len);
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = mpsc::channel();
+        l.staging.slice(0..len).map_async(MapMode::Read, move |mapped| {
+            let _ = sender.send(mapped.is_ok());
+        });
+        self.poll("reading")?;
+        let view = match receiver.try_recv() {
+            Ok(true) => l.staging.slice(0..len).get_mapped_range().ok(),
+            _ => None,
+        };
+        let view = view.ok_or_else(|| {
+            Error::device(self.label(), "did not hand over what it computed", "start again, or use --device cpu")
+        })?;
+        data.copy_from_slice(&view);
+        drop(view);
+        l.staging.unmap();
+        Ok(())
+    }
+}
+
+/// A copy must not read what it writes: invocations run in no order.
+fn check_copies(plan: &Plan) -> Result<()> {
+    for command in &plan.commands {
+        if let Command::Copy { from, to } = command
+            && from.overlaps(to)
+        {
+            return Err(Error::shape(format!("plan {}", plan.name), format!("copies {from:?} onto itself, to {to:?}")));
+        }
+    }
+    Ok(())
+}
+
+impl Backend for Gpu {
+    fn name(&self) -> String {
+        format!("{} ({}, {})", self.info.id, self.info.name, self.info.driver)
+    }
+
+    fn ctx(&self) -> Ctx {
+        Ctx { target: Target::Wgsl, max_binding_bytes: self.bindings.bytes, threads: 1 }
+    }
+
+    fn memory(&self) -> u64 {
+        self.info.memory
+    }
+
+    fn load(&mut self, plans: &[Arc<Plan>], bytes: RegionBytes, slots: usize) -> Result<()> {
+        if slots == 0 {
+            return Err(Error::config("slots", "must be at least one", "ask for one to three"));
+        }
+        for plan in plans {
+            cpu::check_plan(plan, bytes)?;
+            check_copies(plan)?;
+        }
+        self.admit(bytes, slots)?;
+        // The old memory goes before the new is taken.
+        if self.loaded.take().is_some() {
+            self.poll("letting go of the last plans")?;
+        }
+        match self.prepare(plans, bytes, slots) {
+            Ok(loaded) => {
+                self.loaded = Some(loaded);
+                Ok(())
+            }
+            Err(e) => {
+                self.pipelines.clear();
+                Err(e)
+            }
+        }
+    }
+
+    fn write(&mut self, region: Region, slot: usize, offset: u64, data: &[u8]) -> Result<()> {
+        let l = self.loaded()?;
+        let buffer = self.target(l, region, slot, offset, data.len())?;
+        if !data.is_empty() {
+            self.queue.write_buffer(buffer, offset, data);
+        }
+        self.check("an upload")
+    }
+
+    fn read(&mut self, region: Region, slot: usize, offset: u64, data: &mut [u8]) -> Result<()> {
+        let l = self.loaded()?;
+        let buffer = self.target(l, region, slot, offset, data.len())?;
+        let mut at = offset;
+        for piece in data.chunks_mut(l.staging.size() as usize) {
+            let len = piece.len() as u64;
+            self.read_piece(l, buffer, at, piece)?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, plan: usize, slot: usize, counts: Counts) -> Result<()> {
+        let l = self.loaded()?;
+        let found = l.plans.get(plan).zip(l.programs.get(plan)).zip(l.frames.get(slot).zip(l.counts.get(slot)));
+        let Some(((plan, program), (frame, counts_buffer))) = found else {
+            let what = format!("plan {plan} in slot {slot}: {} and {} are loaded", l.plans.len(), l.counts.len());
+            return Err(Error::shape(self.label(), what));
+        };
+        plan.check_counts(&counts)?;
+        self.queue.write_buffer(counts_buffer, 0, bytemuck::cast_slice(&counts.0));
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        program.record(&mut encoder.begin_compute_pass(&Default::default()), frame, &l.groups, slot);
+        self.queue.submit([encoder.finish()]);
+        self.check(&format!("plan {}", plan.name))
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        self.poll("waiting for results")
+    }
+}
