@@ -233,8 +233,8 @@ impl Interact {
     }
 }
 
-/// The longest segment an op may be made for.
-pub const MAX_SEGMENT: u32 = 1024;
+/// The longest segment an op may be made for: a GPU's workgroup keeps what it knows of one in 16 KiB.
+pub const MAX_SEGMENT: u32 = 512;
 
 /// An output that holds nothing is as good as one that nobody wants.
 fn unless_empty(o: &Operands, i: usize) -> Arg {
