@@ -2,7 +2,9 @@
 
 pub mod autodiff;
 pub mod backend;
+pub mod bench;
 pub mod check;
+pub mod fuse;
 pub mod graph;
 pub mod op;
 pub mod reference;

@@ -1,4 +1,13 @@
 //! Moviola: an engine for text-video alignment.
+
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod data;
 pub mod engine;
 pub mod error;
+pub mod eval;
+pub mod models;
+#[cfg(feature = "cli")]
+pub mod picture;
 pub mod random;
+pub mod train;

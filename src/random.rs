@@ -1,62 +1,83 @@
-//! Random numbers by counter: (seed, stream, index) gives the same number in any order, on any number of threads.
-//! Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+//! Random numbers that depend on (seed, stream, index) and on nothing else, so that data, initial weights and dropout
+//! do not change with batch size, thread count or order.
+//!
+//! Philox4x32-10, from Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): the seed
+//! is the key, the index fills the low half of the counter and the stream the high half.
 
-/// One stream of random numbers. Nothing is stored between calls.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+const MULTIPLIERS: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
+const WEYL: (u32, u32) = (0x9E37_79B9, 0xBB67_AE85);
+const ROUNDS: usize = 10;
+
+/// One stream of random numbers; `Copy`, without state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Random {
-    key: [u32; 2],
+    seed: u64,
     stream: u64,
 }
 
 impl Random {
-    pub fn new(seed: u64, stream: u64) -> Random {
-        Random { key: [seed as u32, (seed >> 32) as u32], stream }
+    /// Streams of one seed are independent of each other.
+    pub fn new(seed: u64, stream: u64) -> Self {
+        Self { seed, stream }
     }
 
-    /// Four independent words.
+    /// The 128 random bits at `index`.
     pub fn at(&self, index: u64) -> [u32; 4] {
-        philox([index as u32, (index >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32], self.key)
+        let counter = [low(index), high(index), low(self.stream), high(self.stream)];
+        philox(counter, [low(self.seed), high(self.seed)])
     }
 
-    /// Uniform in [0, 1).
+    /// The 64 low random bits at `index`.
+    pub fn bits(&self, index: u64) -> u64 {
+        let [a, b, ..] = self.at(index);
+        u64::from(a) | u64::from(b) << 32
+    }
+
+    /// Uniform in `[0, 1)`, a multiple of 2⁻²⁴.
     pub fn uniform(&self, index: u64) -> f32 {
-        unit(self.at(index)[0])
+        let [a, ..] = self.at(index);
+        (a >> 8) as f32 * (1.0 / 16_777_216.0)
     }
 
-    /// Standard normal, by Box and Muller.
+    /// Standard normal (Box–Muller, computed in f64).
     pub fn normal(&self, index: u64) -> f32 {
         let [a, b, ..] = self.at(index);
-        let radius = (-2.0 * (1.0 - f64::from(unit(a))).ln()).sqrt();
-        (radius * (std::f64::consts::TAU * f64::from(unit(b))).cos()) as f32
+        // The half keeps the logarithm away from zero.
+        let u = (f64::from(a) + 0.5) / 4_294_967_296.0;
+        let v = f64::from(b) / 4_294_967_296.0;
+        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
     }
 
-    /// Uniform in 0..n; 0 when n is 0. The bias is below n / 2⁶⁴.
-    pub fn below(&self, index: u64, n: usize) -> usize {
-        let [a, b, ..] = self.at(index);
-        let wide = u128::from(u64::from(a) << 32 | u64::from(b)) * n as u128;
-        (wide >> 64) as usize
+    /// Uniform in `0..n`; 0 if `n` is 0. The bias is below n · 2⁻⁶⁴.
+    pub fn below(&self, index: u64, n: u64) -> u64 {
+        ((u128::from(self.bits(index)) * u128::from(n)) >> 64) as u64
     }
 
-    /// A permutation of 0..n, by Fisher and Yates.
+    /// A random order of `0..n` (Fisher–Yates; the numbers at indices 0 to n are used).
     pub fn permutation(&self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
-        for i in (1..n).rev() {
-            order.swap(i, self.below(i as u64, i + 1));
+        for last in (1..n).rev() {
+            let other = self.below(last as u64, last as u64 + 1) as usize;
+            order.swap(last, other);
         }
         order
     }
 }
 
-fn unit(word: u32) -> f32 {
-    (word >> 8) as f32 / (1u32 << 24) as f32
+fn low(x: u64) -> u32 {
+    x as u32
+}
+
+fn high(x: u64) -> u32 {
+    (x >> 32) as u32
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for _ in 0..10 {
-        let a = u64::from(counter[0]) * 0xD251_1F53;
-        let b = u64::from(counter[2]) * 0xCD9E_8D57;
-        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+    for _ in 0..ROUNDS {
+        let left = u64::from(MULTIPLIERS.0) * u64::from(counter[0]);
+        let right = u64::from(MULTIPLIERS.1) * u64::from(counter[2]);
+        counter = [high(right) ^ counter[1] ^ key[0], low(right), high(left) ^ counter[3] ^ key[1], low(left)];
+        key = [key[0].wrapping_add(WEYL.0), key[1].wrapping_add(WEYL.1)];
     }
     counter
 }
@@ -65,31 +86,54 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 mod tests {
     use super::*;
 
+    /// The known answers that the authors publish with Random123 (kat_vectors, philox4x32 10).
     #[test]
     fn philox_gives_the_published_answers() {
-        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        let zeros = philox([0; 4], [0; 2]);
+        assert_eq!(zeros, [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        let ones = philox([u32::MAX; 4], [u32::MAX; 2]);
+        assert_eq!(ones, [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        let pi = philox([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]);
+        assert_eq!(pi, [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
     }
 
     #[test]
-    fn normals_have_mean_zero_and_variance_one() {
+    fn seed_stream_and_index_reach_key_and_counter() {
+        assert_eq!(Random::new(0, 0).at(0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        let pi = Random::new(0x299f_31d0_a409_3822, 0x0370_7344_1319_8a2e).at(0x85a3_08d3_243f_6a88);
+        assert_eq!(pi, [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+    }
+
+    #[test]
+    fn moments_are_those_of_the_distributions() {
+        let random = Random::new(5, 9);
+        let n = 200_000_u64;
+        let mean = |f: &dyn Fn(u64) -> f64| (0..n).map(f).sum::<f64>() / n as f64;
+        assert!((mean(&|i| f64::from(random.uniform(i))) - 0.5).abs() < 0.003);
+        assert!(mean(&|i| f64::from(random.normal(i))).abs() < 0.01);
+        assert!((mean(&|i| f64::from(random.normal(i)).powi(2)) - 1.0).abs() < 0.02);
+        assert!((mean(&|i| f64::from(random.normal(i)).powi(4)) - 3.0).abs() < 0.2);
+        assert!((0..n).all(|i| (0.0..1.0).contains(&random.uniform(i))));
+    }
+
+    #[test]
+    fn below_covers_its_range_and_never_leaves_it() {
         let random = Random::new(1, 2);
-        let n = 100_000;
-        let (mut sum, mut squares) = (0.0, 0.0);
-        for i in 0..n {
-            let x = f64::from(random.normal(i));
-            sum += x;
-            squares += x * x;
+        let mut seen = [0_u32; 7];
+        for i in 0..7000 {
+            seen[random.below(i, 7) as usize] += 1;
         }
-        assert!((sum / n as f64).abs() < 0.02, "{}", sum / n as f64);
-        assert!((squares / n as f64 - 1.0).abs() < 0.02, "{}", squares / n as f64);
+        assert!(seen.iter().all(|&count| (850..1150).contains(&count)), "{seen:?}");
+        assert_eq!(random.below(3, 0), 0);
     }
 
     #[test]
     fn a_permutation_holds_every_number_once() {
-        let mut order = Random::new(7, 0).permutation(1000);
-        assert_ne!(order[..10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        order.sort_unstable();
-        assert_eq!(order, (0..1000).collect::<Vec<_>>());
+        for n in [0, 1, 2, 257] {
+            let mut order = Random::new(n as u64, 3).permutation(n);
+            assert!(n < 100 || order.iter().enumerate().any(|(i, &o)| i != o));
+            order.sort_unstable();
+            assert!(order.into_iter().eq(0..n));
+        }
     }
 }

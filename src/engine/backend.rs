@@ -1,13 +1,15 @@
 //! What a device must be able to do, and which devices there are.
 
 pub mod cpu;
+pub mod null;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
 use super::op::Ctx;
 use super::scheduler::plan::{Plan, Region, RegionBytes};
 use super::tensor::Counts;
-use crate::error::{Error, Result, bytes as readable};
+use crate::error::{Error, Result};
+use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -85,7 +87,8 @@ impl fmt::Display for DeviceChoice {
 }
 
 /// What a device is, from the one to prefer to the one to avoid.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeviceKind {
     Discrete,
     Integrated,
@@ -119,46 +122,36 @@ impl fmt::Display for DeviceKind {
 }
 
 /// A device that can be opened, or one that cannot and why.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct DeviceInfo {
     /// What `--device` takes.
     pub id: String,
-    pub name: String,
     pub kind: DeviceKind,
-    pub driver: String,
-    /// Bytes that plans may take; `u64::MAX` where nobody says.
-    pub memory: u64,
-    pub max_buffer_bytes: u64,
-    pub max_binding_bytes: u64,
-    /// Why it cannot be used, and what to do about it.
-    pub missing: Option<String>,
+    pub available: bool,
+    /// Its name and driver, or why it is absent.
+    pub description: String,
+    /// Bytes that plans may take; none where nobody says.
+    pub memory: Option<u64>,
+    /// The most bytes of one region, where the device bounds them.
+    pub max_buffer_bytes: Option<u64>,
+    /// The most bytes of one operand, where the device bounds them.
+    pub max_binding_bytes: Option<u64>,
+    /// What a person can do about it.
+    pub advice: Option<String>,
 }
 
 impl DeviceInfo {
-    fn missing(id: &str, kind: DeviceKind, why: impl Into<String>) -> DeviceInfo {
+    fn missing(id: &str, kind: DeviceKind, why: &str, advice: &str) -> DeviceInfo {
         DeviceInfo {
             id: id.into(),
-            name: String::new(),
             kind,
-            driver: String::new(),
-            memory: 0,
-            max_buffer_bytes: 0,
-            max_binding_bytes: 0,
-            missing: Some(why.into()),
+            available: false,
+            description: why.into(),
+            memory: None,
+            max_buffer_bytes: None,
+            max_binding_bytes: None,
+            advice: Some(advice.into()),
         }
-    }
-}
-
-impl fmt::Display for DeviceInfo {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        if let Some(why) = &self.missing {
-            return write!(f, "{}: absent: {why}", self.id);
-        }
-        write!(f, "{}: {}, {}", self.id, self.name, self.kind)?;
-        if !self.driver.is_empty() {
-            write!(f, ", {}", self.driver)?;
-        }
-        if self.memory < u64::MAX { write!(f, ", {}", readable(self.memory)) } else { Ok(()) }
     }
 }
 
@@ -167,10 +160,10 @@ pub fn devices() -> Vec<DeviceInfo> {
     let mut devices = vec![cpu::describe()];
     devices.extend(gpus());
     if devices.len() == 1 {
-        devices.push(DeviceInfo::missing("wgpu", DeviceKind::Unknown, NO_GPU));
+        devices.push(DeviceInfo::missing("wgpu", DeviceKind::Unknown, "no adapter was found", NO_GPU));
     }
-    let why = "this build has no CUDA back end; NVIDIA GPUs run through wgpu";
-    devices.push(DeviceInfo::missing("cuda", DeviceKind::Discrete, why));
+    let advice = "use --device wgpu, which also runs NVIDIA GPUs";
+    devices.push(DeviceInfo::missing("cuda", DeviceKind::Discrete, "this build has no CUDA back end", advice));
     devices
 }
 
@@ -178,8 +171,8 @@ pub fn devices() -> Vec<DeviceInfo> {
 ///
 /// # Errors
 /// When the device that was asked for is absent or refuses; `auto` falls back to the CPU and says so.
-pub fn open(choice: DeviceChoice, threads: usize) -> Result<(Box<dyn Backend>, String)> {
-    match choice {
+pub fn open(choice: &DeviceChoice, threads: usize) -> Result<(Box<dyn Backend>, String)> {
+    match *choice {
         DeviceChoice::Cpu => open_cpu(threads, "asked for"),
         DeviceChoice::Wgpu(Some(index)) => open_gpu(index, "asked for"),
         DeviceChoice::Wgpu(None) => match best(&gpus()) {
@@ -263,21 +256,21 @@ mod tests {
 
     #[test]
     fn auto_never_takes_a_software_device() {
-        let info = |kind| DeviceInfo { missing: None, ..DeviceInfo::missing("wgpu:0", kind, "") };
+        let info = |kind| DeviceInfo { available: true, ..DeviceInfo::missing("wgpu:0", kind, "", "") };
         let kinds = [DeviceKind::Software, DeviceKind::Integrated, DeviceKind::Discrete, DeviceKind::Discrete];
         assert_eq!(best(&kinds.map(info)).unwrap().0, 2);
         assert!(!best(&[info(DeviceKind::Software)]).unwrap().1.kind.is_gpu());
-        let (backend, line) = open(DeviceChoice::Auto, 1).unwrap();
+        let (backend, line) = open(&DeviceChoice::Auto, 1).unwrap();
         assert!(line.starts_with(&backend.name()) && line.contains("auto"), "{line}");
     }
 
     #[test]
-    fn every_absence_has_a_reason() {
+    fn every_absence_has_a_reason_and_advice() {
         let devices = devices();
         assert_eq!(devices[0].id, "cpu");
         assert!(devices.iter().any(|d| d.id.starts_with("wgpu")));
         for d in devices {
-            assert_eq!(d.name.is_empty(), d.missing.is_some(), "{d}");
+            assert!(!d.description.is_empty() && (d.available || d.advice.is_some()), "{d:?}");
         }
     }
 }

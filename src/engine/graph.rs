@@ -95,7 +95,7 @@ impl Graph {
     pub fn view(&mut self, source: Value, offset: u64, meta: Meta) -> Result<Value> {
         let whole = self.meta(source);
         if meta.is_ragged()
-            || offset % ALIGN_ELEMENTS != 0
+            || !offset.is_multiple_of(ALIGN_ELEMENTS)
             || offset + meta.elements() > whole.elements()
             || meta.dtype() != whole.dtype()
         {
@@ -104,12 +104,22 @@ impl Graph {
         Ok(Value { node: self.push(Kind::View(offset), vec![source], vec![meta]), out: 0 })
     }
 
+    /// The same elements under another shape; zero-copy. A ragged first dimension stays what it is.
+    pub fn reshape(&mut self, source: Value, meta: Meta) -> Result<Value> {
+        let from = self.meta(source);
+        if !same_memory(&from, &meta) {
+            return Err(Error::shape("reshape", format!("{from} cannot be seen as {meta}")));
+        }
+        Ok(Value { node: self.push(Kind::View(0), vec![source], vec![meta]), out: 0 })
+    }
+
     /// A flat tensor of `elements` that holds every part at its offset in elements.
     pub fn pack(&mut self, parts: &[(Value, u64)], elements: u64) -> Result<Value> {
         let mut end = 0;
         for (part, offset) in parts {
             let meta = self.meta(*part);
-            if *offset < end || offset % ALIGN_ELEMENTS != 0 || meta.is_ragged() || meta.dtype() != DType::F32 {
+            if *offset < end || !offset.is_multiple_of(ALIGN_ELEMENTS) || meta.is_ragged() || meta.dtype() != DType::F32
+            {
                 return Err(Error::shape("pack", format!("part {meta} at {offset} overlaps, is unaligned or ragged")));
             }
             end = offset + meta.elements();
@@ -207,6 +217,19 @@ impl Graph {
         }
         text
     }
+}
+
+/// Whether two shapes describe the same elements at the same places: only the first dimension may be ragged, and then
+/// it is the same in both.
+pub(super) fn same_memory(a: &Meta, b: &Meta) -> bool {
+    let ragged = |m: &Meta| m.dims().first().copied().filter(|d| matches!(d, Dim::Ragged(..)));
+    let rest_fixed = |m: &Meta| m.dims().iter().skip(1).all(|d| matches!(d, Dim::Fixed(_)));
+    a.dtype() == b.dtype()
+        && a.elements() == b.elements()
+        && ragged(a) == ragged(b)
+        && rest_fixed(a)
+        && rest_fixed(b)
+        && !a.is_absent()
 }
 
 fn name(v: Value) -> String {

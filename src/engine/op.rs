@@ -53,6 +53,20 @@ pub trait Op: Debug + Send + Sync {
 
     /// Instances with inputs: what tests, gradient checks and benchmarks run.
     fn samples(&self) -> Vec<Sample>;
+
+    /// What this op is to `fuse`; the default takes part in no rewrite.
+    fn form(&self) -> Form {
+        Form::Other
+    }
+}
+
+/// The ops that rewrites know, with their attributes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    Linear(linear::Linear),
+    Unary(pointwise::UnaryKind),
+    Binary(pointwise::BinaryKind),
+    Other,
 }
 
 /// A node as its op's gradient sees it.
@@ -367,10 +381,38 @@ pub fn expect_same(op: &str, what: &str, a: Dim, b: Dim) -> Result<()> {
     if a == b { Ok(()) } else { Err(Error::shape(op, format!("{what} must agree and are {a} and {b}"))) }
 }
 
+/// The size of a dimension that may not be ragged.
+pub fn expect_fixed(op: &str, what: &str, d: Dim) -> Result<usize> {
+    match d {
+        Dim::Fixed(n) => Ok(n),
+        Dim::Ragged(..) => Err(Error::shape(op, format!("{what} must be of one length in all batches and are {d}"))),
+    }
+}
+
+/// Operand `i` present and of this type.
+pub fn expect_dtype(op: &str, ins: &[Meta], i: usize, dtype: DType) -> Result<()> {
+    match ins.get(i) {
+        Some(m) if !m.is_absent() && m.dtype() == dtype => Ok(()),
+        Some(m) => Err(Error::shape(op, format!("operand {i} must be {dtype:?} and is {m}"))),
+        None => Err(Error::shape(op, format!("operand {i} is missing"))),
+    }
+}
+
+/// The answer of an op whose outputs nobody differentiates.
+pub fn no_gradient<T>(op: &str, why: &str) -> Result<T> {
+    Err(Error::shape(op, format!("has no gradient: {why}")))
+}
+
+pub mod contrast;
+pub mod gather;
 pub mod interact;
 pub mod linear;
+pub mod norm;
+pub mod optim;
 pub mod pointwise;
 pub mod reduce;
+pub mod segment;
+pub mod topk;
 
 /// Every op there is. Tests, gradient checks, benchmarks and the support table iterate this list.
 pub static OPS: &[&dyn Op] = &[
@@ -383,4 +425,21 @@ pub static OPS: &[&dyn Op] = &[
     &interact::INTERACT,
     &interact::INTERACT_GRAD,
     &interact::INTERACT_PAIRS,
+    &reduce::MEAN_ALL,
+    &reduce::BROADCAST_MEAN,
+    &norm::UNIT,
+    &norm::UNIT_GRAD,
+    &norm::LAYER_NORM,
+    &norm::LAYER_NORM_GRAD,
+    &segment::SEGMENT_REDUCE,
+    &segment::SEGMENT_SPREAD,
+    &segment::SEGMENT_LOG_SOFTMAX,
+    &segment::SEGMENT_LOG_SOFTMAX_GRAD,
+    &gather::GATHER,
+    &gather::SCATTER_ADD,
+    &topk::TOP_K,
+    &contrast::CONTRAST,
+    &contrast::CONTRAST_GRAD,
+    &optim::CLIP_NORM,
+    &optim::ADAM_W,
 ];

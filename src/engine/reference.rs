@@ -19,7 +19,7 @@ pub fn evaluate(g: &Graph, given: &HashMap<String, HostTensor>, counts: &Counts)
                 let n = sizes.iter().product();
                 vec![HostTensor::f64(&sizes, vec![f64::from(*x); n])]
             }
-            Kind::View(offset) => vec![view(&ins[0], *offset as usize, &node.outs[0])],
+            Kind::View(offset) => vec![view(&ins[0], *offset as usize, &node.outs[0], counts)],
             Kind::Pack(offsets) => vec![pack(&ins, offsets, &node.outs[0])],
             Kind::Apply(op) => op.reference(&ins, counts),
         };
@@ -30,8 +30,8 @@ pub fn evaluate(g: &Graph, given: &HashMap<String, HostTensor>, counts: &Counts)
     values
 }
 
-fn view(source: &HostTensor, offset: usize, meta: &Meta) -> HostTensor {
-    let sizes = meta.sizes(&Counts::default());
+fn view(source: &HostTensor, offset: usize, meta: &Meta, counts: &Counts) -> HostTensor {
+    let sizes = meta.sizes(counts);
     let n: usize = sizes.iter().product();
     HostTensor::f64(&sizes, source.x()[offset..offset + n].to_vec())
 }

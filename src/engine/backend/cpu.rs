@@ -3,11 +3,18 @@
 //! A kernel divides its work into parts of a fixed size, never by the number of threads: the same seed gives the same
 //! bits with one thread and with many.
 
+pub mod contrast;
+pub mod gather;
 pub mod interact;
+pub mod lanes;
 pub mod linear;
+pub mod norm;
+pub mod optim;
 pub mod pointwise;
 mod raw;
 pub mod reduce;
+pub mod segment;
+pub mod topk;
 
 #[cfg(feature = "wgpu")]
 pub(super) use raw::check as check_plan;
@@ -190,13 +197,13 @@ pub fn describe() -> DeviceInfo {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     DeviceInfo {
         id: "cpu".into(),
-        name: format!("{cores} threads of {}", std::env::consts::ARCH),
         kind: DeviceKind::Cpu,
-        driver: String::new(),
-        memory: available_memory(),
-        max_buffer_bytes: u64::MAX,
-        max_binding_bytes: u64::MAX,
-        missing: None,
+        available: true,
+        description: format!("{cores} threads, {}", std::env::consts::ARCH),
+        memory: Some(available_memory()).filter(|bytes| *bytes < u64::MAX),
+        max_buffer_bytes: None,
+        max_binding_bytes: None,
+        advice: None,
     }
 }
 

@@ -24,6 +24,7 @@ use ::wgpu::{
 use faults::Faults;
 use program::{Compiler, Pipelines, Program};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use windows::{BindingLimits, region_bytes};
@@ -85,7 +86,7 @@ impl Regions {
 
 /// Everything that exists for the plans in use.
 struct Loaded {
-    plans: program::Plans,
+    plans: Vec<Arc<Plan>>,
     bytes: RegionBytes,
     regions: Regions,
     programs: Vec<Program>,
@@ -117,15 +118,12 @@ impl Gpu {
             ..DeviceDescriptor::default()
         }));
         let (device, queue) = opened.map_err(|e| {
-            Error::device(
-                format!("{} ({})", info.id, info.name),
-                e.to_string(),
-                "update its driver, or use --device cpu",
-            )
+            let device = format!("{} ({})", info.id, info.description);
+            Error::device(device, e.to_string(), "update its driver, or use --device cpu")
         })?;
         let faults = Faults::watch(&device);
         let bindings = BindingLimits {
-            bytes: info.max_binding_bytes,
+            bytes: limits.max_storage_buffer_binding_size,
             count: limits.max_storage_buffers_per_shader_stage as usize,
         };
         let frame = program::frame_layout(&device);
@@ -140,12 +138,9 @@ impl Gpu {
         self.bindings.bytes = self.bindings.bytes.min(bytes);
     }
 
-    fn label(&self) -> String {
-        format!("{} ({})", self.info.id, self.info.name)
-    }
-
-    fn check(&self, doing: &str) -> Result<()> {
-        self.faults.check(&self.label(), doing)
+    /// Returns what the device has reported since the last call.
+    fn check(&self, doing: impl Display) -> Result<()> {
+        self.faults.take().map_or(Ok(()), |fault| Err(fault.error(self.name(), doing)))
     }
 
     fn buffer(&self, label: &str, bytes: u64, usage: BufferUsages) -> Buffer {
@@ -160,7 +155,7 @@ impl Gpu {
             let needed = region_bytes(&bytes, region);
             if needed > self.limits.max_buffer_size {
                 return Err(Error::Memory {
-                    what: format!("region {region:?}, one buffer of {},", self.label()),
+                    what: format!("region {region:?}, one buffer of {},", self.name()),
                     needed,
                     available: self.limits.max_buffer_size,
                     fix: "use smaller batches, or another --device".into(),
@@ -173,7 +168,7 @@ impl Gpu {
         let available = self.memory();
         if needed > available {
             let fix = "use smaller batches or fewer slots, or another --device".into();
-            return Err(Error::Memory { what: format!("the plans on {}", self.label()), needed, available, fix });
+            return Err(Error::Memory { what: format!("the plans on {}", self.name()), needed, available, fix });
         }
         Ok(())
     }
@@ -190,7 +185,7 @@ impl Gpu {
 
     fn prepare(&mut self, plans: &[Arc<Plan>], bytes: RegionBytes, slots: usize) -> Result<Loaded> {
         let regions = self.allocate(bytes, slots);
-        self.check(&format!("taking {}", readable(bytes.total(slots))))?;
+        self.check(format_args!("taking {}", readable(bytes.total(slots))))?;
         let mut compiler = Compiler {
             device: &self.device,
             pipelines: &mut self.pipelines,
@@ -217,24 +212,25 @@ impl Gpu {
     }
 
     fn loaded(&self) -> Result<&Loaded> {
-        self.loaded.as_ref().ok_or_else(|| Error::device(self.label(), "has no plans", "load plans first"))
+        self.loaded.as_ref().ok_or_else(|| Error::device(self.name(), "has no plans", "load plans first"))
     }
 
     /// The buffer of a region, after proving that a transfer lies within it.
     fn target<'a>(&self, l: &'a Loaded, region: Region, slot: usize, offset: u64, len: usize) -> Result<&'a Buffer> {
         let have = region_bytes(&l.bytes, region);
-        let inside = offset.checked_add(len as u64).is_some_and(|end| end <= have) && slot < l.counts.len();
-        if !inside || offset % 4 != 0 || len % 4 != 0 {
+        let there = matches!(region, Region::State | Region::Arena) || slot < l.counts.len();
+        let inside = offset.checked_add(len as u64).is_some_and(|end| end <= have);
+        if !there || !inside || !offset.is_multiple_of(4) || !len.is_multiple_of(4) {
             let what = format!(
                 "{len} bytes at {offset} of slot {slot} must be whole words within {region:?} with its {have} bytes"
             );
-            return Err(Error::shape(self.label(), what));
+            return Err(Error::shape(self.name(), what));
         }
         Ok(l.regions.buffer(region, slot))
     }
 
     /// Waits for the device. wgpu panics where a device is lost while one waits for it: that becomes an error here.
-    fn poll(&self, doing: &str) -> Result<()> {
+    fn poll(&self, doing: impl Display + Copy) -> Result<()> {
         let waited = catch_unwind(AssertUnwindSafe(|| self.device.poll(PollType::wait_indefinitely())));
         self.check(doing)?;
         let why = match waited {
@@ -242,11 +238,7 @@ impl Gpu {
             Ok(Err(e)) => e.to_string(),
             Err(_) => "it was lost".to_string(),
         };
-        Err(Error::device(
-            self.label(),
-            format!("{why} {doing}"),
-            "start again; if it happens again, update the driver",
-        ))
+        Err(Error::device(self.name(), format!("{why} {doing}"), "start again; if it happens again, update the driver"))
     }
 
     /// Copies from a region through the staging buffer.
@@ -259,18 +251,22 @@ impl Gpu {
         l.staging.slice(0..len).map_async(MapMode::Read, move |mapped| {
             let _ = sender.send(mapped.is_ok());
         });
-        self.poll("reading")?;
-        let view = match receiver.try_recv() {
-            Ok(true) => l.staging.slice(0..len).get_mapped_range().ok(),
-            _ => None,
-        };
-        let view = view.ok_or_else(|| {
-            Error::device(self.label(), "did not hand over what it computed", "start again, or use --device cpu")
-        })?;
-        data.copy_from_slice(&view);
-        drop(view);
-        l.staging.unmap();
-        Ok(())
+        let polled = self.poll("reading");
+        if receiver.try_recv() == Ok(true) {
+            let view = l.staging.slice(0..len).get_mapped_range();
+            if let Ok(view) = &view {
+                data.copy_from_slice(view);
+            }
+            let copied = view.is_ok();
+            drop(view);
+            // Also after a fault, or the next read would find it still mapped.
+            l.staging.unmap();
+            if copied {
+                return polled;
+            }
+        }
+        let fix = "start again, or use --device cpu";
+        polled.and(Err(Error::device(self.name(), "did not hand over what it computed", fix)))
     }
 }
 
@@ -288,7 +284,7 @@ fn check_copies(plan: &Plan) -> Result<()> {
 
 impl Backend for Gpu {
     fn name(&self) -> String {
-        format!("{} ({}, {})", self.info.id, self.info.name, self.info.driver)
+        format!("{} ({})", self.info.id, self.info.description)
     }
 
     fn ctx(&self) -> Ctx {
@@ -296,7 +292,7 @@ impl Backend for Gpu {
     }
 
     fn memory(&self) -> u64 {
-        self.info.memory
+        self.info.memory.unwrap_or(u64::MAX)
     }
 
     fn load(&mut self, plans: &[Arc<Plan>], bytes: RegionBytes, slots: usize) -> Result<()> {
@@ -350,14 +346,14 @@ impl Backend for Gpu {
         let found = l.plans.get(plan).zip(l.programs.get(plan)).zip(l.frames.get(slot).zip(l.counts.get(slot)));
         let Some(((plan, program), (frame, counts_buffer))) = found else {
             let what = format!("plan {plan} in slot {slot}: {} and {} are loaded", l.plans.len(), l.counts.len());
-            return Err(Error::shape(self.label(), what));
+            return Err(Error::shape(self.name(), what));
         };
         plan.check_counts(&counts)?;
         self.queue.write_buffer(counts_buffer, 0, bytemuck::cast_slice(&counts.0));
         let mut encoder = self.device.create_command_encoder(&Default::default());
         program.record(&mut encoder.begin_compute_pass(&Default::default()), frame, &l.groups, slot);
         self.queue.submit([encoder.finish()]);
-        self.check(&format!("plan {}", plan.name))
+        self.check(format_args!("plan {}", plan.name))
     }
 
     fn wait(&mut self) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::CpuArg;
 use crate::engine::op::Access;
-use crate::engine::scheduler::plan::{Command, LaunchCommand, Plan, Region, RegionBytes, Span};
+use crate::engine::scheduler::plan::{ALIGN, Command, LaunchCommand, Plan, Region, RegionBytes, Span};
 use crate::engine::tensor::DType;
 use crate::error::{Error, Result, bytes as readable};
 use bytemuck::{Pod, Zeroable};
@@ -136,7 +136,9 @@ pub fn check(plan: &Plan, bytes: RegionBytes) -> Result<()> {
             Command::Copy { from, to } => vec![*from, *to],
             Command::Fill { to, .. } => vec![*to],
         };
-        if let Some(s) = spans.iter().find(|s| s.offset % 256 != 0 || s.offset + s.bytes > size(s.region)) {
+        // A gap of a pack begins where a part ends, at any element; everything else is a tensor.
+        let unit = if matches!(command, Command::Fill { .. }) { 4 } else { ALIGN };
+        if let Some(s) = spans.iter().find(|s| s.offset % unit != 0 || s.offset + s.bytes > size(s.region)) {
             return bad(format!("{s:?} is unaligned or outside of its region"));
         }
         let Command::Launch(l) = command else { continue };

@@ -29,28 +29,29 @@ pub fn kind(adapter: &Adapter) -> DeviceKind {
 }
 
 pub fn describe(index: usize, adapter: &Adapter) -> DeviceInfo {
-    let info = adapter.get_info();
-    let limits = adapter.limits();
-    let driver = [info.driver.as_str(), info.driver_info.as_str(), info.backend.to_str()];
+    let (info, limits, kind) = (adapter.get_info(), adapter.limits(), kind(adapter));
+    let parts = [info.name.clone(), kind.to_string(), info.driver, info.driver_info, info.backend.to_str().into()];
+    let software = "right but slow, and meant for tests: the cpu device is made for these cores";
     DeviceInfo {
         id: format!("wgpu:{index}"),
-        name: info.name.clone(),
-        kind: kind(adapter),
-        driver: driver.into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", "),
+        kind,
+        available: true,
+        description: parts.into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", "),
         memory: memory(adapter),
-        max_buffer_bytes: limits.max_buffer_size,
-        max_binding_bytes: limits.max_storage_buffer_binding_size,
-        missing: None,
+        max_buffer_bytes: Some(limits.max_buffer_size),
+        max_binding_bytes: Some(limits.max_storage_buffer_binding_size),
+        advice: (kind == DeviceKind::Software).then(|| software.into()),
     }
 }
 
-/// Bytes that plans may take, as far as the device says; `u64::MAX` where it does not.
-pub fn memory(adapter: &Adapter) -> u64 {
-    let device = device_local(adapter).unwrap_or(u64::MAX);
+/// Bytes that plans may take, as far as the device says.
+fn memory(adapter: &Adapter) -> Option<u64> {
     match kind(adapter) {
         // These take the system's memory.
-        DeviceKind::Software | DeviceKind::Integrated => device.min(cpu::available_memory()),
-        _ => device,
+        DeviceKind::Software | DeviceKind::Integrated => {
+            Some(device_local(adapter).unwrap_or(u64::MAX).min(cpu::available_memory())).filter(|b| *b < u64::MAX)
+        }
+        _ => device_local(adapter),
     }
 }
 

@@ -1,14 +1,36 @@
 //! Errors that a device reports beside the call that caused them: kept until the next call can return them.
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use ::wgpu::Device;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Clone, Debug)]
-enum Fault {
+pub enum Fault {
     OutOfMemory,
     Refused(String),
     Lost(String),
+}
+
+impl Fault {
+    /// As an error of `device`; `doing` is what was done when it came to light.
+    pub fn error(self, device: String, doing: impl Display) -> Error {
+        let (what, fix) = match self {
+            Fault::OutOfMemory => (
+                format!("ran out of memory {doing}"),
+                "use smaller batches, or end other programs that use this device",
+            ),
+            Fault::Refused(why) => (
+                format!("refused {doing}: {}", why.trim()),
+                "this is a fault of Moviola or of the driver: please report it, and use --device cpu",
+            ),
+            Fault::Lost(why) => (
+                format!("was lost {doing}: {why}"),
+                "start again; if it happens again, update the driver or use smaller batches",
+            ),
+        };
+        Error::device(device, what, fix)
+    }
 }
 
 /// The first fault of a device. A lost device stays lost.
@@ -44,27 +66,10 @@ impl Faults {
         }
     }
 
-    /// # Errors
-    /// The first fault since the last call; `doing` is what was done.
-    pub fn check(&self, device: &str, doing: &str) -> Result<()> {
+    /// The first fault since the last call.
+    pub fn take(&self) -> Option<Fault> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(fault) = kept.take() else { return Ok(()) };
-        Err(match fault {
-            Fault::OutOfMemory => Error::device(
-                device,
-                format!("ran out of memory {doing}"),
-                "use smaller batches, or end other programs that use this device",
-            ),
-            Fault::Refused(why) => {
-                let fix = "this is a fault of Moviola or of the driver: please report it, and use --device cpu";
-                Error::device(device, format!("refused {doing}: {}", why.trim()), fix)
-            }
-            Fault::Lost(why) => {
-                *kept = Some(Fault::Lost(why.clone()));
-                let fix = "start again; if it happens again, update the driver or use smaller batches";
-                Error::device(device, format!("was lost {doing}: {why}"), fix)
-            }
-        })
+        if let Some(Fault::Lost(_)) = *kept { kept.clone() } else { kept.take() }
     }
 }
 
@@ -75,15 +80,16 @@ mod tests {
     #[test]
     fn the_first_fault_is_told_once_and_a_loss_for_ever() {
         let faults = Faults::default();
-        assert!(faults.check("d", "x").is_ok());
+        let told = |faults: &Faults| faults.take().map(|f| f.error("d".into(), "computing").to_string());
+        assert_eq!(told(&faults), None);
         faults.record(Fault::Refused("first".into()));
         faults.record(Fault::OutOfMemory);
-        assert!(faults.check("d", "x").unwrap_err().to_string().contains("first"));
-        assert!(faults.check("d", "x").is_ok());
+        assert!(told(&faults).unwrap().contains("first"));
+        assert_eq!(told(&faults), None);
         faults.record(Fault::Refused("second".into()));
         faults.record(Fault::Lost("unplugged".into()));
         for _ in 0..2 {
-            assert!(faults.check("d", "x").unwrap_err().to_string().contains("unplugged"));
+            assert!(told(&faults).unwrap().contains("unplugged"));
         }
     }
 }

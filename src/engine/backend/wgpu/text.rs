@@ -108,8 +108,11 @@ mod tests {
         all
     }
 
-    /// Bindings as plans make them: (name, window of an operand, windows).
-    fn patterns(k: &KernelDef) -> Vec<(&'static str, Vec<Option<Place>>, Vec<Shape>)> {
+    /// A name, the places of the operands, and the windows.
+    type Pattern = (&'static str, Vec<Option<Place>>, Vec<Shape>);
+
+    /// Bindings as plans make them.
+    fn patterns(k: &KernelDef) -> Vec<Pattern> {
         let f32s = k.operands.iter().all(|f| f.dtype == DType::F32);
         let dtype = if f32s { DType::F32 } else { DType::U32 };
         let arena = Shape { read_only: false, dtype };

@@ -4,7 +4,7 @@
 //! whole, so that launches share bind groups; of a larger one, neighbouring operands share a window.
 
 use crate::engine::op::{Access, Formal};
-use crate::engine::scheduler::plan::{Region, RegionBytes, Span};
+use crate::engine::scheduler::plan::{ALIGN, Region, RegionBytes, Span};
 use crate::engine::tensor::DType;
 use crate::error::{Error, Result};
 
@@ -79,8 +79,10 @@ pub fn cover(
         let whole = region_bytes(bytes, region);
         let first = b.windows.len();
         for (i, span) in here {
+            // What is filled may begin at any element; a binding may not.
+            let begin = span.offset - span.offset % ALIGN;
             let end = span.offset + span.bytes;
-            if span.bytes > limits.bytes {
+            if end - begin > limits.bytes {
                 let name = operands[i].name;
                 return Err(Error::Memory {
                     what: format!("operand {name} of {kernel}, in one binding,"),
@@ -95,7 +97,7 @@ pub fn cover(
                 }
                 _ => {
                     let fits = whole <= limits.bytes;
-                    let (offset, bytes) = if fits { (0, whole) } else { (span.offset, span.bytes) };
+                    let (offset, bytes) = if fits { (0, whole) } else { (begin, end - begin) };
                     b.windows.push(Window { region, offset, bytes });
                     b.shapes.push(Shape { read_only: region == Region::In, dtype: DType::F32 });
                 }
@@ -181,6 +183,15 @@ mod tests {
         assert_eq!(b.places[0], Some(Place { window: 1, offset: 0 }));
         assert_eq!(b.places[2], Some(Place { window: 0, offset: (MIB / 4) as u32 }));
         assert_eq!(b.places[3..], [None, None]);
+    }
+
+    #[test]
+    fn a_window_begins_where_a_binding_may() {
+        let bytes = RegionBytes { arena: 64 * MIB, ..RegionBytes::default() };
+        let args = [span(Region::Arena, MIB + 260, 508)];
+        let b = cover("k", &[write("y")], &args, &bytes, limits(MIB)).unwrap();
+        assert_eq!(b.windows, [Window { region: Region::Arena, offset: MIB + 256, bytes: 512 }]);
+        assert_eq!(b.places, [Some(Place { window: 0, offset: 1 })]);
     }
 
     #[test]

@@ -1,0 +1,119 @@
+//! The `moviola` program: one file a command. Results go to standard output, everything else to standard error.
+
+mod bench;
+mod completions;
+mod data;
+mod demo;
+mod device;
+mod doctor;
+mod eval;
+mod explain;
+mod output;
+mod plan;
+mod progress;
+mod score;
+mod search;
+mod split;
+mod train;
+
+use crate::error::{Error, Result};
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set by Ctrl-C; long work looks at it, keeps what is done and ends.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Finds the videos for a text and the texts for a video, and shows why.
+#[derive(Parser)]
+#[command(name = "moviola", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  moviola demo                                            everything in one go, on data it makes
+  moviola data world --out world                          a small generated data set
+  moviola train --data world --model token-interaction --out run
+  moviola eval retrieval --model run --data world
+  moviola search --model run --data world --query text-0
+  moviola doctor                                          what this machine can do";
+
+/// Flags that every command has.
+#[derive(Args, Clone)]
+pub(crate) struct Common {
+    /// Where to compute: auto, cpu, wgpu or wgpu:N. auto takes a real GPU if there is one, else the CPU.
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    device: String,
+    /// CPU threads; 0 means all cores. Results do not depend on it.
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// Print the result as JSON on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    /// No progress bars and no notes.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Train(train::Train),
+    Eval(eval::Eval),
+    Score(score::Score),
+    Search(search::Search),
+    Explain(explain::Explain),
+    Data(data::Data),
+    Bench(bench::Bench),
+    Plan(plan::PlanCommand),
+    Doctor(doctor::Doctor),
+    Completions(completions::Completions),
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A second Ctrl-C ends the process at once; without a handler the first one does, which loses nothing either.
+    let _ = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping; what is done is kept (press again to end at once)");
+    });
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Stopped) => {
+            eprintln!("moviola: {}", Error::Stopped);
+            ExitCode::from(130)
+        }
+        Err(e) => {
+            if cli.common.json {
+                println!("{}", serde_json::json!({ "error": e.to_string() }));
+            }
+            eprintln!("moviola: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let common = &cli.common;
+    match &cli.command {
+        Command::Demo(c) => c.run(common),
+        Command::Train(c) => c.run(common),
+        Command::Eval(c) => c.run(common),
+        Command::Score(c) => c.run(common),
+        Command::Search(c) => c.run(common),
+        Command::Explain(c) => c.run(common),
+        Command::Data(c) => c.run(common),
+        Command::Bench(c) => c.run(common),
+        Command::Plan(c) => c.run(common),
+        Command::Doctor(c) => c.run(common),
+        Command::Completions(c) => c.run(),
+    }
+}

@@ -1,0 +1,265 @@
+//! `data`: look at features, check them, convert them, make some.
+
+use super::{Common, STOP, output, progress};
+use crate::data::generated::{Lengths, MsrvttOptions, make_msrvtt};
+use crate::data::sink::OutputFormat;
+use crate::data::world::SimpleWorld;
+use crate::data::{ConvertOptions, Inspection, Kind, Report, Severity, TokenDtype, check, convert, inspect};
+use crate::error::{Error, Result};
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+/// Look at token files, check them, convert them, make some.
+#[derive(Args)]
+pub struct Data {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Everything that is wrong with a folder, in one pass; fails if anything is.
+    #[command(after_help = "\
+A data set is a folder:
+  videos/          token files of videos: .npy or .npz a video, .safetensors, or native shards
+  texts/           token files of texts, the same
+  captions.jsonl   {\"text_id\", \"video_id\", \"caption\", \"split\"} a line (or the MSR-VTT files)
+
+Example:
+  moviola data check msrvtt")]
+    Check { path: PathBuf },
+    /// What a file or folder is: format, count, width, lengths, provenance.
+    #[command(after_help = "Example:\n  moviola data inspect world/videos")]
+    Inspect { path: PathBuf },
+    /// Convert features into native shards; .h5 and .pt first by tools/convert.py.
+    #[command(
+        after_help = "Example:\n  moviola data convert features/ shards/ --encoder openai/clip-vit-base-patch32 --fps 1"
+    )]
+    Convert(Convert),
+    /// Make a small generated data set with ground truth.
+    #[command(after_help = "Example:\n  moviola data world --out world --train 1024 --seed 7")]
+    World(World),
+    /// Make token files for the real MSR-VTT 1k-A lists, from the words of their captions.
+    #[command(after_help = "Example:\n  moviola data msrvtt --lists lists/ --out msrvtt --format npy --dtype f32")]
+    Msrvtt(Msrvtt),
+}
+
+#[derive(Copy, Clone, ValueEnum)]
+enum Dtype {
+    F16,
+    F32,
+}
+
+impl Dtype {
+    fn token(self) -> TokenDtype {
+        match self {
+            Dtype::F16 => TokenDtype::F16,
+            Dtype::F32 => TokenDtype::F32,
+        }
+    }
+}
+
+#[derive(Copy, Clone, ValueEnum)]
+enum KindArg {
+    Video,
+    Text,
+}
+
+#[derive(Copy, Clone, ValueEnum)]
+enum FormatArg {
+    Npy,
+    Safetensors,
+    Native,
+}
+
+#[derive(Args)]
+struct Convert {
+    from: PathBuf,
+    to: PathBuf,
+    #[arg(long, value_enum, default_value = "f16")]
+    dtype: Dtype,
+    /// What the tokens describe.
+    #[arg(long, value_enum)]
+    kind: Option<KindArg>,
+    /// The encoder that made the features, e.g. openai/clip-vit-base-patch32.
+    #[arg(long)]
+    encoder: Option<String>,
+    /// Frame tokens a second.
+    #[arg(long)]
+    fps: Option<f32>,
+    /// The last row of each text is its sentence vector.
+    #[arg(long)]
+    sentence: bool,
+    /// Only so many items.
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+#[derive(Args)]
+struct World {
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Videos to train on.
+    #[arg(long, default_value_t = 512)]
+    train: usize,
+    #[arg(long, default_value_t = 64)]
+    val: usize,
+    #[arg(long, default_value_t = 128)]
+    test: usize,
+    /// Width of a token.
+    #[arg(long, default_value_t = 128)]
+    dim: usize,
+    /// Length of the noise on a frame, whose event has length 1.
+    #[arg(long, default_value_t = 0.5)]
+    noise: f32,
+}
+
+#[derive(Args)]
+struct Msrvtt {
+    /// Folder with MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv.
+    #[arg(long, value_name = "DIR")]
+    lists: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[arg(long, value_enum, default_value = "native")]
+    format: FormatArg,
+    #[arg(long, value_enum, default_value = "f16")]
+    dtype: Dtype,
+    /// 12 frames a video instead of 6 to 24.
+    #[arg(long)]
+    fixed: bool,
+    #[arg(long, default_value_t = 512)]
+    dim: usize,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Generated captions of a training video.
+    #[arg(long, default_value_t = 5)]
+    captions: usize,
+    /// Only the first so many training and test videos.
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+impl Data {
+    pub fn run(&self, common: &Common) -> Result<()> {
+        match &self.what {
+            What::Check { path } => {
+                let report = check(path);
+                output::result(common, &report, || checked(&report))?;
+                if report.is_usable() {
+                    return Ok(());
+                }
+                let what = format!("{} problems make this data unusable", report.summary.errors);
+                Err(Error::format(path, what, "mend them and check again"))
+            }
+            What::Inspect { path } => {
+                let found = inspect(path)?;
+                output::result(common, &found, || inspected(&found))
+            }
+            What::Convert(c) => c.run(common),
+            What::World(w) => {
+                let world = SimpleWorld {
+                    seed: w.seed,
+                    train: w.train,
+                    val: w.val,
+                    test: w.test,
+                    dim: w.dim,
+                    noise: w.noise,
+                    ..SimpleWorld::default()
+                };
+                world.write(&w.out)?;
+                let next = format!("moviola train --data {} --out run", w.out.display());
+                output::result(common, &world, || format!("wrote {}\nnext: {next}", w.out.display()))
+            }
+            What::Msrvtt(m) => m.run(common),
+        }
+    }
+}
+
+impl Convert {
+    fn run(&self, common: &Common) -> Result<()> {
+        let options = ConvertOptions {
+            dtype: self.dtype.token(),
+            kind: self.kind.map(|k| match k {
+                KindArg::Video => Kind::Video,
+                KindArg::Text => Kind::Text,
+            }),
+            encoder: self.encoder.clone(),
+            fps: self.fps,
+            sentence: self.sentence.then_some(true),
+            limit: self.limit,
+            ..ConvertOptions::default()
+        };
+        let bar = progress::bar(common, "convert", 0);
+        let written = convert(&self.from, &self.to, &options, &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            !STOP.load(Ordering::Relaxed)
+        })?;
+        bar.finish_and_clear();
+        output::result(common, &written, || format!("wrote {}", self.to.display()))
+    }
+}
+
+impl Msrvtt {
+    fn run(&self, common: &Common) -> Result<()> {
+        let options = MsrvttOptions {
+            dtype: self.dtype.token(),
+            lengths: if self.fixed { Lengths::Fixed } else { Lengths::Ragged },
+            format: match self.format {
+                FormatArg::Npy => OutputFormat::Npy,
+                FormatArg::Safetensors => OutputFormat::Safetensors,
+                FormatArg::Native => OutputFormat::Native,
+            },
+            dim: self.dim,
+            seed: self.seed,
+            captions_per_video: self.captions,
+            limit: self.limit,
+            ..MsrvttOptions::default()
+        };
+        output::note(common, "making token files; a minute for all of MSR-VTT");
+        make_msrvtt(&self.lists, &self.out, &options)?;
+        output::result(common, &options, || format!("wrote {}", self.out.display()))
+    }
+}
+
+fn checked(r: &Report) -> String {
+    let mut lines: Vec<String> = r
+        .problems
+        .iter()
+        .map(|p| {
+            let mark = match p.severity {
+                Severity::Error => "✗",
+                Severity::Warning => "!",
+                Severity::Info => "·",
+            };
+            let id = if p.id.is_empty() { String::new() } else { format!(" {}:", p.id) };
+            format!("{mark} {}:{id} {}; {}", p.place, p.what, p.fix)
+        })
+        .collect();
+    lines.push(format!("{}: {} errors, {} warnings", r.path.display(), r.summary.errors, r.summary.warnings));
+    lines.join("\n")
+}
+
+fn inspected(i: &Inspection) -> String {
+    let mut lines = vec![match i.layout {
+        Some(layout) => format!("{}: data set, layout {}", i.path.display(), layout.name()),
+        None => format!("{}: token files", i.path.display()),
+    }];
+    for s in &i.splits {
+        lines.push(format!("  {:<6} {} pairs", s.split.name(), s.pairs));
+    }
+    for s in &i.sources {
+        let p = &s.provenance;
+        lines.push(format!("  {}: {} items, {} wide", p.path.display(), s.count, s.dim));
+        lines.push(format!("    rows {} to {}, median {}", s.rows.min, s.rows.max, s.rows.median));
+        let unit = if s.unit_rows { ", all of length 1" } else { "" };
+        lines.push(format!("    mean length of a row {:.3}{unit}", s.norm_mean));
+        lines.push(format!("    encoder {}", p.about.encoder.as_deref().unwrap_or("not stated")));
+        lines.push(format!("    first ids: {}", s.first_ids.join(", ")));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,168 @@
+//! `explain`: why a text and a video score as they do, as a token × frame map.
+
+use super::split::{DataArgs, split};
+use super::{Common, device, output};
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::eval::file;
+use crate::models::scorer::{Explanation, Scorer};
+use crate::picture::{Heat, Report};
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Show which words of a text meet which frames of a video.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moviola explain --model run --data world --text text-0 --out why.html
+  moviola explain --model run --data world --text text-0 --video video-3 --out map.svg")]
+pub struct Explain {
+    /// Model folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// train, val or test.
+    #[arg(long, default_value = "test")]
+    split: String,
+    /// Id of the text.
+    #[arg(long, value_name = "ID")]
+    text: String,
+    /// Id of the video; the text's own when left out.
+    #[arg(long, value_name = "ID")]
+    video: Option<String>,
+    /// Where the picture goes: .svg, or .html for a page.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// An explanation with names and times.
+#[derive(Serialize)]
+pub struct Shown {
+    text: String,
+    video: String,
+    caption: String,
+    score: f32,
+    device: String,
+    /// Seconds of each frame.
+    seconds: Vec<f32>,
+    words: Vec<String>,
+    word_weights: Vec<f32>,
+    relevance: Vec<f32>,
+    /// `[words, frames]`
+    similarity: Vec<f32>,
+}
+
+impl Explain {
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let data = self.data.open(split(&self.split)?)?;
+        let backend = device::open(common)?;
+        let pair = data.pairs.iter().find(|p| data.texts.ids()[p.text] == self.text).ok_or_else(|| {
+            let fix = format!("look at the ids with `moviola data inspect {}`", self.data.data.display());
+            Error::config("--text", format!("no text {:?} in the {} split", self.text, self.split), fix)
+        })?;
+        let video = match &self.video {
+            None => pair.video,
+            Some(id) => data.videos.find(id).ok_or_else(|| {
+                Error::config(
+                    "--video",
+                    format!("there is no video {id:?}"),
+                    "check the id with `moviola data inspect`",
+                )
+            })?,
+        };
+        let caption = data.caption(pair).to_string();
+        let mut scorer =
+            Scorer::open(&self.model, (&*data.texts, vec![pair.text]), (&*data.videos, vec![video]), backend)?;
+        let shown = explain(&mut scorer, &data, (0, pair.text), (0, video), &caption)?;
+        if let Some(out) = &self.out {
+            let html = out.extension().is_some_and(|e| e == "html");
+            if html {
+                let title = format!("{} and {}", shown.text, shown.video);
+                Report::new(title).figure(shown.svg()?, shown.note()).write(out)?;
+            } else {
+                file::replace(out, shown.svg()?.as_bytes())?;
+            }
+            output::note(common, format!("picture: {}", out.display()));
+        }
+        output::result(common, &shown, || shown.told())
+    }
+}
+
+/// Explains one pair; texts and videos are given as (position in the scorer, position in the source).
+pub fn explain(
+    scorer: &mut Scorer,
+    data: &Dataset,
+    text: (usize, usize),
+    video: (usize, usize),
+    caption: &str,
+) -> Result<Shown> {
+    let e: Explanation = scorer.explain(text.0, video.0)?;
+    let times = data.videos.timestamps(video.1);
+    let fps = data.videos.provenance().about.fps.unwrap_or(1.0);
+    let seconds = (0..e.frames)
+        .map(|r| {
+            let frame = scorer.frame(video.0, r);
+            times.as_ref().and_then(|t| t.get(frame).copied()).unwrap_or(frame as f32 / fps)
+        })
+        .collect();
+    Ok(Shown {
+        text: data.texts.ids()[text.1].clone(),
+        video: data.videos.ids()[video.1].clone(),
+        caption: caption.into(),
+        score: e.score,
+        device: scorer.device(),
+        seconds,
+        words: labels(caption, e.words),
+        similarity: e.similarity.get(..e.words * e.frames).unwrap_or(&[]).to_vec(),
+        word_weights: e.word_weights,
+        relevance: e.relevance,
+    })
+}
+
+/// The caption's words where there is one per token, else numbers: encoders cut words into pieces of their own.
+fn labels(caption: &str, tokens: usize) -> Vec<String> {
+    let words: Vec<&str> = caption.split_whitespace().collect();
+    match words.len() == tokens {
+        true => words.into_iter().map(String::from).collect(),
+        false => (1..=tokens).map(|i| format!("token {i}")).collect(),
+    }
+}
+
+impl Shown {
+    /// The token × frame map.
+    pub fn svg(&self) -> Result<String> {
+        if self.similarity.is_empty() {
+            let fix = "use a model with token scores, e.g. token-interaction";
+            return Err(Error::config("--model", "this model has no token scores to draw", fix));
+        }
+        let title = format!("{} · {} · score {:.3}", self.text, self.video, self.score);
+        let heat = Heat::new(title, "cosine", &self.words, &self.seconds, &self.similarity)?;
+        Ok(heat.word_weights(&self.word_weights)?.frame_relevance(&self.relevance)?.svg())
+    }
+
+    pub fn note(&self) -> String {
+        format!(
+            "“{}” — cosine of every word and frame token; right: the word's weight in its text; top: the frame's \
+             relevance to the text.",
+            self.caption
+        )
+    }
+
+    fn told(&self) -> String {
+        let mut lines = vec![format!("{} · {} · score {:.4} · {}", self.text, self.video, self.score, self.device)];
+        lines.push(self.caption.clone());
+        let frames = self.seconds.len();
+        for (w, word) in self.words.iter().enumerate() {
+            let row = self.similarity.get(w * frames..(w + 1) * frames).unwrap_or(&[]);
+            let Some((at, best)) = row.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else { continue };
+            let weight = self.word_weights.get(w).copied().unwrap_or(0.0);
+            lines.push(format!(
+                "  {word:<16} weight {weight:.3}  best frame {at} ({:.1} s), cosine {best:.3}",
+                self.seconds[at]
+            ));
+        }
+        lines.join("\n")
+    }
+}

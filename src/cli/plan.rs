@@ -1,0 +1,131 @@
+//! `plan`: what a model will run and what it will take, before anything is taken.
+
+use super::{Common, device, output};
+use crate::engine::fuse::fuse;
+use crate::engine::scheduler::executor::SLOTS;
+use crate::engine::scheduler::plan::{Plan, StateLayout, plan};
+use crate::error::{Result, bytes};
+use crate::models::batch::Capacity;
+use crate::models::plans::{self, Optimiser};
+use crate::models::{Config, MODELS, build, tiles};
+use clap::Args;
+use serde::Serialize;
+
+/// Print the plans of every model: commands, memory, FLOPs. Nothing is allocated.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moviola plan                       memory and work of every model
+  moviola plan --model mean-pool --dump
+  moviola plan --batch 512 --frames 64 --json")]
+pub struct PlanCommand {
+    /// One model; all when left out.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Pairs of a training step.
+    #[arg(long, default_value_t = 128)]
+    batch: usize,
+    /// Words of a text.
+    #[arg(long, default_value_t = 32)]
+    words: usize,
+    /// Frames of a video.
+    #[arg(long, default_value_t = 12)]
+    frames: usize,
+    /// Width of tokens and of the joint space.
+    #[arg(long, default_value_t = 512)]
+    dim: usize,
+    /// Print every command.
+    #[arg(long)]
+    dump: bool,
+}
+
+#[derive(Serialize)]
+pub struct Row {
+    pub model: String,
+    pub plan: String,
+    pub commands: usize,
+    /// Arena bytes.
+    pub peak_bytes: u64,
+    pub lower_bound_bytes: u64,
+    pub ratio: f64,
+    pub state_bytes: u64,
+    pub slot_bytes: u64,
+    pub total_bytes: u64,
+    pub flops: u64,
+}
+
+impl PlanCommand {
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let backend = device::open(common)?;
+        let ctx = backend.ctx();
+        let mut rows = vec![];
+        let mut dumps = vec![];
+        for name in MODELS.iter().filter(|m| self.model.as_deref().is_none_or(|wanted| wanted == **m)) {
+            for plan in self.plans(name, &ctx)? {
+                dumps.push(plan.dump());
+                rows.push(row(name, &plan));
+            }
+        }
+        if rows.is_empty() {
+            let config = Config { model: self.model.clone().unwrap_or_default(), ..Config::default() };
+            build(&config)?;
+        }
+        output::result(common, &rows, || if self.dump { dumps.join("\n") } else { told(&rows) })
+    }
+
+    fn plans(&self, name: &str, ctx: &crate::engine::op::Ctx) -> Result<Vec<Plan>> {
+        let config = Config {
+            model: name.into(),
+            text_dim: self.dim,
+            video_dim: self.dim,
+            dim: self.dim,
+            max_words: self.words,
+            max_frames: self.frames,
+            ..Config::default()
+        };
+        let model = build(&config)?;
+        let capacity =
+            |n: usize| Capacity { texts: n, words: n * (self.words + 1), videos: n, frames: n * self.frames };
+        let mut graphs = vec![("train", plans::training(model.as_ref(), capacity(self.batch), Optimiser::default())?)];
+        graphs.extend(tiles::graphs(model.as_ref(), capacity(256))?);
+        graphs.push(("evidence", plans::evidence(model.as_ref(), capacity(1))?));
+        let graphs: Vec<_> = graphs.into_iter().map(|(n, g)| (n, fuse(&g))).collect();
+        let states = StateLayout::of(graphs.iter().map(|g| &g.1))?;
+        graphs.iter().map(|(n, g)| plan(n, g, &states, ctx)).collect()
+    }
+}
+
+fn row(model: &str, p: &Plan) -> Row {
+    Row {
+        model: model.into(),
+        plan: p.name.clone(),
+        commands: p.commands.len(),
+        peak_bytes: p.bytes.arena,
+        lower_bound_bytes: p.lower_bound,
+        ratio: p.bytes.arena as f64 / p.lower_bound.max(1) as f64,
+        state_bytes: p.bytes.state,
+        slot_bytes: p.bytes.input + p.bytes.output,
+        total_bytes: p.bytes.total(SLOTS),
+        flops: p.cost().flops,
+    }
+}
+
+fn told(rows: &[Row]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["model", "plan", "commands", "arena", "lower bound", "ratio", "states", "a slot", "GFLOP"]);
+    for r in rows {
+        table.add_row([
+            r.model.clone(),
+            r.plan.clone(),
+            r.commands.to_string(),
+            bytes(r.peak_bytes),
+            bytes(r.lower_bound_bytes),
+            format!("{:.3}", r.ratio),
+            bytes(r.state_bytes),
+            bytes(r.slot_bytes),
+            format!("{:.2}", r.flops as f64 / 1e9),
+        ]);
+    }
+    format!("{table}\n{SLOTS} slots; the arena is shared by all plans of a run; FLOPs at full capacity")
+}

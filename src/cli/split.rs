@@ -1,0 +1,48 @@
+//! The flags that name a data set, shared by all commands that read one.
+
+use crate::data::{Dataset, Layout, Split};
+use crate::error::{Error, Result};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args, Clone)]
+pub struct DataArgs {
+    /// Folder with captions and token files; see `moviola data check --help`.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// How the folder is laid out: native, msrvtt-1ka or msrvtt-full. Found out when left out.
+    #[arg(long, value_name = "LAYOUT")]
+    pub layout: Option<String>,
+}
+
+impl DataArgs {
+    pub fn layout(&self) -> Result<Option<Layout>> {
+        self.layout.as_deref().map(layout).transpose()
+    }
+
+    pub fn open(&self, split: Split) -> Result<Dataset> {
+        Dataset::open(&self.data, self.layout()?, split)
+    }
+
+    /// The split, or nothing when the folder has no such split.
+    pub fn open_if_there(&self, split: Split) -> Result<Option<Dataset>> {
+        let layout = self.layout()?.map_or_else(|| Layout::detect(&self.data), Ok)?;
+        if layout.splits(&self.data).contains(&split) { self.open(split).map(Some) } else { Ok(None) }
+    }
+}
+
+pub fn layout(name: &str) -> Result<Layout> {
+    Layout::ALL.into_iter().find(|l| l.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = Layout::ALL.iter().map(|l| l.name()).collect();
+        Error::config("--layout", format!("there is no layout {name:?}"), format!("use one of {}", names.join(", ")))
+    })
+}
+
+pub fn split(name: &str) -> Result<Split> {
+    match name {
+        "train" => Ok(Split::Train),
+        "val" => Ok(Split::Val),
+        "test" => Ok(Split::Test),
+        _ => Err(Error::config("--split", format!("there is no split {name:?}"), "use train, val or test")),
+    }
+}

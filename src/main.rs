@@ -1,0 +1,5 @@
+//! The `moviola` program.
+
+fn main() -> std::process::ExitCode {
+    moviola::cli::main()
+}

@@ -1,0 +1,94 @@
+//! Weighted token interaction: every word meets every frame, in both directions, with learned weights of words and
+//! frames (DRL, Wang et al. 2022, section 3; here with soft attention instead of the maximum).
+
+use super::batch::{TextInputs, VideoInputs};
+use super::mean_pool::project;
+use super::parameters::{Parameters, Weights};
+use super::{Config, Evidence, Model, TextSide, VideoSide};
+use crate::engine::graph::{Graph, Value};
+use crate::engine::op::interact::Interact;
+use crate::engine::op::linear::Linear;
+use crate::engine::op::norm::Unit;
+use crate::engine::op::pointwise::{Unary, UnaryKind};
+use crate::engine::op::segment::SegmentLogSoftmax;
+use crate::engine::tensor::Meta;
+use crate::error::Result;
+
+/// `S = ½(Σ_l ω_l Σ_t α_lt c_lt + Σ_t ρ_t Σ_l γ_lt c_lt)` over cosines `c` of word and frame tokens; see
+/// [`Interact`] for α, γ and ρ.
+pub struct TokenInteraction {
+    config: Config,
+    parameters: Parameters,
+}
+
+impl TokenInteraction {
+    pub fn new(config: Config) -> TokenInteraction {
+        let mut parameters = Parameters::default();
+        let dim = config.dim;
+        parameters.linear("text", dim, config.text_dim);
+        parameters.linear("video", dim, config.video_dim);
+        for side in ["word_weight", "frame_weight"] {
+            parameters.linear(&format!("{side}.hidden"), dim, dim);
+            parameters.linear(&format!("{side}.out"), 1, dim);
+        }
+        parameters.log_scale();
+        TokenInteraction { config, parameters }
+    }
+
+    fn op(&self) -> Interact {
+        Interact {
+            temperature: self.config.temperature,
+            relevance_temperature: self.config.relevance_temperature,
+            max_words: self.config.max_words as u32 + 1,
+            max_frames: self.config.max_frames as u32,
+        }
+    }
+
+    fn operands(text: &TextSide, video: &VideoSide) -> [Value; 11] {
+        let none = Value::ABSENT;
+        let (words, weights) = (text.tensors[0], text.tensors[1]);
+        let (frames, bias) = (video.tensors[0], video.tensors[1]);
+        let (ws, fs) = (text.inputs.segments, video.inputs.segments);
+        [words, ws, weights, frames, fs, bias, none, none, none, none, none]
+    }
+}
+
+/// A weight per row: linear, ReLU, linear, as `[R, 1]`.
+fn row_weight(g: &mut Graph, w: &Weights, name: &str, x: Value) -> Result<Value> {
+    let hidden = project(g, w, &format!("{name}.hidden"), x)?;
+    let hidden = g.apply(Unary { kind: UnaryKind::Relu }, &[hidden])?;
+    project(g, w, &format!("{name}.out"), hidden)
+}
+
+impl Model for TokenInteraction {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+    fn text(&self, g: &mut Graph, w: &Weights, text: &TextInputs) -> Result<Vec<Value>> {
+        let joint = project(g, w, "text", text.words)?;
+        let unit = g.apply(Unit, &[joint])?;
+        let logits = row_weight(g, w, "word_weight", unit)?;
+        // The sentence row is no word: it takes no part in the weights.
+        let weights = g.apply(SegmentLogSoftmax { tail: 1 }, &[logits, text.segments])?;
+        Ok(vec![unit, weights])
+    }
+    fn video(&self, g: &mut Graph, w: &Weights, video: &VideoInputs) -> Result<Vec<Value>> {
+        let joint = project(g, w, "video", video.frames)?;
+        let unit = g.apply(Unit, &[joint])?;
+        let bias = row_weight(g, w, "frame_weight", unit)?;
+        let bias = g.reshape(bias, Meta::f32(&[video.capacity.frames_dim()])?)?;
+        Ok(vec![unit, bias])
+    }
+    fn scores(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Value> {
+        g.apply(self.op(), &Self::operands(text, video))
+    }
+    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Option<Evidence>> {
+        let none = Value::ABSENT;
+        let similarity = g.apply(Linear::new(false, true), &[text.tensors[0], video.tensors[0], none, none])?;
+        let outs = g.apply_all(self.op(), &Self::operands(text, video))?;
+        Ok(Some(Evidence { similarity, word_log_weights: text.tensors[1], relevance: outs[2] }))
+    }
+}

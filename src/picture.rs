@@ -1,0 +1,17 @@
+//! Pictures people look at: SVG figures and one HTML report that needs no network.
+//!
+//! Policy: the same input gives the same bytes (no dates, no random ids); every label is escaped; no coordinate is
+//! ever NaN; figures follow the reader's light or dark scheme, by themselves and inside the report.
+
+mod axis;
+pub mod curves;
+pub mod heat;
+pub mod report;
+mod svg;
+pub mod table;
+pub mod timeline;
+
+pub use curves::Curves;
+pub use heat::Heat;
+pub use report::Report;
+pub use timeline::Timeline;

@@ -1,0 +1,189 @@
+//! Relevance over time, with the intervals found and the true ones.
+
+use super::axis::{Scale, Spacing, extent};
+use super::curves::{grid, path};
+use super::svg::{clean, figure, fitted, px, width_of};
+use maud::{Markup, html};
+
+const WIDTH: f64 = 760.0;
+const HEIGHT: f64 = 300.0;
+const LEFT: f64 = 72.0;
+const RIGHT: f64 = 20.0;
+const BOTTOM: f64 = 52.0;
+const LANE: f64 = 18.0;
+
+struct Lane {
+    name: String,
+    /// Begin and end in seconds.
+    spans: Vec<(f64, f64)>,
+    colour: usize,
+    /// Also shade the curve.
+    shaded: bool,
+}
+
+/// How relevant each moment of a video is.
+pub struct Timeline {
+    title: String,
+    y_label: String,
+    /// Seconds and relevance.
+    points: Vec<(f64, f64)>,
+    duration: Option<f64>,
+    threshold: Option<f64>,
+    lanes: Vec<Lane>,
+}
+
+impl Timeline {
+    /// `points` are (time in seconds, relevance), in order of time.
+    pub fn new(title: impl Into<String>, y_label: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Timeline {
+            title: title.into(),
+            y_label: y_label.into(),
+            points,
+            duration: None,
+            threshold: None,
+            lanes: Vec::new(),
+        }
+    }
+
+    /// The video's length in seconds, where frames do not reach its end.
+    pub fn duration(mut self, seconds: f64) -> Self {
+        self.duration = Some(seconds);
+        self
+    }
+
+    /// A dashed line at the relevance above which a moment counts.
+    pub fn threshold(mut self, relevance: f64) -> Self {
+        self.threshold = Some(relevance);
+        self
+    }
+
+    /// Intervals the model gives, (begin, end) in seconds: a lane of bars, and shading behind the curve.
+    pub fn found(self, name: impl Into<String>, spans: Vec<(f64, f64)>) -> Self {
+        self.lane(name.into(), spans, 0, true)
+    }
+
+    /// Intervals to compare with: a lane of bars.
+    pub fn truth(self, name: impl Into<String>, spans: Vec<(f64, f64)>) -> Self {
+        self.lane(name.into(), spans, 1, false)
+    }
+
+    fn lane(mut self, name: String, spans: Vec<(f64, f64)>, colour: usize, shaded: bool) -> Self {
+        let spans = spans.into_iter().filter(|(b, e)| b.is_finite() && e.is_finite() && b <= e).collect();
+        self.lanes.push(Lane { name, spans, colour, shaded });
+        self
+    }
+
+    /// The figure as an SVG document.
+    pub fn svg(&self) -> String {
+        let top = 44.0 + LANE * self.lanes.len() as f64 + if self.lanes.is_empty() { 0.0 } else { 8.0 };
+        let height = HEIGHT + LANE * self.lanes.len() as f64;
+        let points: Vec<(f64, f64)> =
+            self.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
+        let ends = self.lanes.iter().flat_map(|l| &l.spans).flat_map(|&(b, e)| [b, e]);
+        let times = points.iter().map(|p| p.0).chain(ends).chain(self.duration).chain([0.0]);
+        let none = (f64::NAN, f64::NAN);
+        let x = Scale::new(Spacing::Linear, extent(times).unwrap_or(none), (LEFT, WIDTH - RIGHT));
+        let values = points.iter().map(|p| p.1).chain(self.threshold);
+        let y = Scale::new(Spacing::Linear, extent(values).unwrap_or(none), (height - BOTTOM, top)).widened(8);
+        let body = html! {
+            @for lane in self.lanes.iter().filter(|l| l.shaded) { (shade(lane, &x, top, height - BOTTOM)) }
+            (grid(&x, &y, ("time (s)", &self.y_label), (WIDTH, height, top)))
+            @for (number, lane) in self.lanes.iter().enumerate() { (bars(lane, &x, 42.0 + LANE * number as f64)) }
+            (curve(&points, &x, &y))
+            @if let Some(at) = self.threshold.and_then(|t| y.at(t)) {
+                line class="line s6" x1=(px(LEFT)) y1=(px(at)) x2=(px(WIDTH - RIGHT)) y2=(px(at)) stroke-dasharray="4 4" {}
+            }
+        };
+        figure(WIDTH, height, &self.title, body)
+    }
+}
+
+fn curve(points: &[(f64, f64)], x: &Scale, y: &Scale) -> Markup {
+    let pixels: Vec<(f64, f64)> = points.iter().filter_map(|&(t, v)| x.at(t).zip(y.at(v))).collect();
+    let (low, high) = y.range();
+    // The area stands on zero, or on the axis where zero is not shown.
+    let base = y.at(0f64.clamp(low, high)).unwrap_or(0.0);
+    html! {
+        @match pixels.as_slice() {
+            [] => { text class="soft" x=(px((LEFT + WIDTH - RIGHT) / 2.0)) y=(px(base - 60.0)) text-anchor="middle" font-size="13" { "no data" } }
+            [(cx, cy)] => { circle class="f0" cx=(px(*cx)) cy=(px(*cy)) r="3.2" {} }
+            [first, .., last] => {
+                polygon class="f0" fill-opacity="0.12"
+                    points=(format!("{},{} {} {},{}", px(first.0), px(base), path(&pixels), px(last.0), px(base))) {}
+                polyline class="line s0" points=(path(&pixels)) {}
+                @if pixels.len() <= 80 {
+                    @for (cx, cy) in &pixels { circle class="f0" cx=(px(*cx)) cy=(px(*cy)) r="2.2" {} }
+                }
+            }
+        }
+    }
+}
+
+/// Left and right pixel of a span, at least a hair wide so that an instant is seen.
+fn pixels(span: (f64, f64), x: &Scale) -> Option<(f64, f64)> {
+    let (left, right) = (x.at(span.0)?, x.at(span.1)?);
+    Some((left, right.max(left + 1.5)))
+}
+
+fn shade(lane: &Lane, x: &Scale, top: f64, base: f64) -> Markup {
+    html! {
+        @for (left, right) in lane.spans.iter().filter_map(|&s| pixels(s, x)) {
+            rect class=(format!("f{}", lane.colour)) fill-opacity="0.10" x=(px(left)) y=(px(top))
+                width=(px(right - left)) height=(px(base - top)) {}
+        }
+    }
+}
+
+fn bars(lane: &Lane, x: &Scale, top: f64) -> Markup {
+    let name = fitted(&lane.name, LEFT - 12.0, 11.0);
+    html! {
+        text class="soft" x=(px(LEFT - 8.0)) y=(px(top + 10.0)) text-anchor="end" font-size="11" { (name) }
+        line class="grid" x1=(px(LEFT)) y1=(px(top + 6.0)) x2=(px(WIDTH - RIGHT)) y2=(px(top + 6.0)) {}
+        @for (span, (left, right)) in lane.spans.iter().filter_map(|&s| Some((s, pixels(s, x)?))) {
+            @let text = format!("{:.1}–{:.1} s", span.0, span.1);
+            rect class=(format!("f{}", lane.colour)) fill-opacity="0.85" x=(px(left)) y=(px(top)) rx="2"
+                width=(px(right - left)) height="12" {
+                title { (clean(&lane.name)) ": " (text) }
+            }
+            @if right - left > width_of(&text, 10.0) + 6.0 {
+                text x=(px((left + right) / 2.0)) y=(px(top + 9.6)) text-anchor="middle" font-size="10"
+                    class="on" { (text) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::svg::check::well_formed;
+
+    #[test]
+    fn any_data_gives_a_sound_picture() {
+        for points in [
+            vec![],
+            vec![(1.0, 0.5)],
+            vec![(0.0, 0.2), (1.0, 0.2)],
+            vec![(f64::NAN, 1.0), (1.0, f64::NAN), (2.0, 1.0)],
+            vec![(0.0, f64::MAX), (1e300, f64::MIN)],
+        ] {
+            let svg = Timeline::new("t", "relevance", points)
+                .duration(10.0)
+                .threshold(0.3)
+                .found("found", vec![(1.0, 1.0), (3.0, 2.0), (f64::NAN, 1.0), (-5.0, 1e9)])
+                .truth("<true> & real", vec![])
+                .svg();
+            well_formed(&svg);
+        }
+        well_formed(&Timeline::new("", "", vec![]).duration(f64::NAN).threshold(f64::INFINITY).svg());
+    }
+
+    #[test]
+    fn impossible_intervals_are_left_out_and_labels_escaped() {
+        let svg =
+            Timeline::new("t", "r", vec![(0.0, 0.0), (10.0, 1.0)]).found("a<b", vec![(1.0, 4.0), (9.0, 2.0)]).svg();
+        let text = well_formed(&svg);
+        assert!(text.contains("a&lt;b: 1.0–4.0 s".split(':').next().unwrap_or_default()));
+        assert!(text.contains("1.0–4.0 s") && !text.contains("9.0–2.0"), "{text}");
+    }
+}

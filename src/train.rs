@@ -1,0 +1,9 @@
+//! Training: the loop, its schedule, checkpoints that resume exactly, and the log.
+
+pub mod checkpoint;
+pub mod log;
+pub mod options;
+pub mod trainer;
+
+pub use options::TrainOptions;
+pub use trainer::{Event, Summary, Trainer};

@@ -1,0 +1,394 @@
+//! The training loop: batches stream to the device, validation and checkpoints stand between stretches of steps.
+
+use super::checkpoint::{self, Checkpoint, State};
+use super::log::{Line, Log};
+use super::options::TrainOptions;
+use crate::data::Dataset;
+use crate::engine::backend::Backend;
+use crate::engine::fuse::fuse;
+use crate::engine::scheduler::executor::{Executor, SlotWriter};
+use crate::engine::scheduler::plan::{StateLayout, plan};
+use crate::engine::scheduler::stream::stream;
+use crate::error::{Error, Result};
+use crate::eval::scoring::{count_ranks, relevance};
+use crate::eval::{CaptionMode, Directions};
+use crate::eval::{Retrieval, Setting};
+use crate::models::batch::{Capacity, Rows, pack_texts, pack_videos};
+use crate::models::plans::{Optimiser, training};
+use crate::models::rows::{TextRows, VideoRows};
+use crate::models::tiles::{self, Side, Tiler};
+use crate::models::{Config, Model, build, folder};
+use crate::random::Random;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Random stream of the order of pairs in an epoch.
+const ORDER: u64 = 0x6f72_6465_7200;
+
+/// What a run tells while it goes on.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// Before the first step: where it starts and how far it goes.
+    Start {
+        step: usize,
+        steps: usize,
+    },
+    Line(&'a Line),
+    Checkpoint(&'a Path),
+    /// A damaged checkpoint was passed over.
+    Warning(&'a Error),
+}
+
+/// What a finished run has to say.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Summary {
+    pub steps: usize,
+    pub final_loss: Option<f32>,
+    /// Mean R@1 of both directions, in percent, of the best validation.
+    pub best_recall_at_1: Option<f64>,
+    pub parameters: usize,
+    pub device: String,
+    pub stopped_early: bool,
+    pub model: PathBuf,
+}
+
+/// A run that is ready to start: plans made, memory taken, state loaded.
+pub struct Trainer<'a> {
+    out: PathBuf,
+    options: TrainOptions,
+    model: Box<dyn Model>,
+    train: Pairs<'a>,
+    val: Option<Pairs<'a>>,
+    executor: Executor,
+    tiling: Capacity,
+    state: State,
+    log: Log,
+}
+
+/// A split with its token rows as the model takes them.
+struct Pairs<'a> {
+    data: &'a Dataset,
+    texts: TextRows<'a>,
+    videos: VideoRows<'a>,
+    video_key: Vec<u32>,
+    caption_key: Vec<u32>,
+}
+
+impl<'a> Pairs<'a> {
+    fn new(data: &'a Dataset, config: &Config) -> Result<Pairs<'a>> {
+        let keys = data.keys();
+        Ok(Pairs {
+            data,
+            texts: TextRows::new(&*data.texts, config)?,
+            videos: VideoRows::new(&*data.videos, config)?,
+            video_key: keys.video,
+            caption_key: keys.caption,
+        })
+    }
+
+    fn text(&self, pair: usize) -> usize {
+        self.data.pairs[pair].text
+    }
+
+    fn video(&self, pair: usize) -> usize {
+        self.data.pairs[pair].video
+    }
+
+    /// The rows that the longest possible batch takes.
+    fn capacity(&self, batch: usize) -> Capacity {
+        let most = |rows: &dyn Fn(usize) -> usize| {
+            let mut lengths: Vec<usize> = (0..self.data.pairs.len()).map(rows).collect();
+            lengths.sort_unstable_by(|a, b| b.cmp(a));
+            lengths.iter().take(batch).sum::<usize>().max(1)
+        };
+        Capacity {
+            texts: batch,
+            words: most(&|p| self.texts.rows(self.text(p))),
+            videos: batch,
+            frames: most(&|p| self.videos.rows(self.video(p))),
+        }
+    }
+
+    /// Says which data this is, for resuming: numbers, and a checksum of ids in order.
+    fn fingerprint(&self) -> String {
+        let ids =
+            self.data.pairs.iter().flat_map(|p| [&self.data.texts.ids()[p.text], &self.data.videos.ids()[p.video]]);
+        let hash = ids
+            .flat_map(|id| id.bytes().chain([0]))
+            .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let (texts, videos) = (self.data.texts.ids().len(), self.data.videos.ids().len());
+        format!("{} pairs of {texts} texts and {videos} videos, {hash:016x}", self.data.pairs.len())
+    }
+
+    fn pack(&self, slot: &mut SlotWriter, pairs: &[usize]) -> Result<()> {
+        let texts: Vec<usize> = pairs.iter().map(|p| self.text(*p)).collect();
+        let videos: Vec<usize> = pairs.iter().map(|p| self.video(*p)).collect();
+        pack_texts(slot, &self.texts, &texts)?;
+        pack_videos(slot, &self.videos, &videos)?;
+        for (name, keys) in [("video_key", &self.video_key), ("caption_key", &self.caption_key)] {
+            let place = slot.u32(name)?;
+            place.iter_mut().zip(pairs).for_each(|(place, p)| *place = keys[*p]);
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Trainer<'a> {
+    /// Plans everything and loads the newest checkpoint when `resume` is set.
+    ///
+    /// # Errors
+    /// When options or data do not fit, when memory does not suffice (before any is taken), or when `out` holds a run
+    /// and `resume` is not set.
+    pub fn new(
+        out: &Path,
+        config: &Config,
+        options: &TrainOptions,
+        train: &'a Dataset,
+        val: Option<&'a Dataset>,
+        backend: Box<dyn Backend>,
+        resume: bool,
+        mut observe: impl FnMut(Event),
+    ) -> Result<Trainer<'a>> {
+        options.check()?;
+        let model = build(config)?;
+        let train = Pairs::new(train, config)?;
+        let val = val.map(|data| Pairs::new(data, config)).transpose()?;
+        if train.data.pairs.len() < 2 {
+            let what = format!("has {} pairs", train.data.pairs.len());
+            return Err(Error::data(&train.data.name, "train", what, "contrastive training needs two or more"));
+        }
+        let wanted = State::new(options, config, &train.fingerprint());
+        let found = checkpoint::latest(out, model.parameters(), &wanted, |e| observe(Event::Warning(e)));
+        let found = if resume { found? } else { refuse_existing(out, found)? };
+        let (executor, tiling) = prepare(model.as_ref(), options, &train, val.as_ref(), backend)?;
+        std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+        let step = found.as_ref().map_or(0, |c| c.state.step);
+        let log = Log::open(&out.join("log.jsonl"), step)?;
+        let state = found.as_ref().map_or(wanted, |c| c.state.clone());
+        let mut trainer =
+            Trainer { out: out.into(), options: options.clone(), model, train, val, executor, tiling, state, log };
+        trainer.load(found)?;
+        Ok(trainer)
+    }
+
+    fn load(&mut self, found: Option<Checkpoint>) -> Result<()> {
+        let parameters = self.model.parameters();
+        let zeros = || vec![0.0; parameters.elements as usize];
+        let (params, m, v) = match found {
+            Some(c) => (c.params, c.adam_m, c.adam_v),
+            None => (parameters.initial(self.options.seed), zeros(), zeros()),
+        };
+        let (ranges, factors) = parameters.groups(self.options.weight_decay);
+        self.executor.write_state("params", &params)?;
+        self.executor.write_state("adam_m", &m)?;
+        self.executor.write_state("adam_v", &v)?;
+        self.executor.write_state_words("group_ranges", &ranges)?;
+        self.executor.write_state("group_factors", &factors)
+    }
+
+    pub fn device(&self) -> String {
+        self.executor.device()
+    }
+
+    fn steps_per_epoch(&self) -> usize {
+        self.train.data.pairs.len().div_ceil(self.options.batch)
+    }
+
+    pub fn steps(&self) -> usize {
+        self.steps_per_epoch() * self.options.epochs
+    }
+
+    /// Trains to the end, or until `stop` becomes true: then a checkpoint is written and the summary says so.
+    pub fn run(&mut self, stop: &AtomicBool, mut observe: impl FnMut(Event)) -> Result<Summary> {
+        let (steps, per_epoch) = (self.steps(), self.steps_per_epoch());
+        observe(Event::Start { step: self.state.step, steps });
+        let mut final_loss = None;
+        while self.state.step < steps && !stop.load(Ordering::Relaxed) {
+            let epoch = self.state.step / per_epoch;
+            let mut end = (epoch + 1) * per_epoch;
+            if let Some(every) = Some(self.options.checkpoint_every).filter(|n| *n > 0) {
+                end = end.min((self.state.step / every + 1) * every);
+            }
+            final_loss = self.stretch(epoch, end, stop, &mut observe)?.or(final_loss);
+            let epoch_ended = self.state.step == (epoch + 1) * per_epoch;
+            let due = (epoch + 1) % self.options.validate_every == 0 || self.state.step == steps;
+            if epoch_ended && due {
+                self.validate(epoch, stop, &mut observe)?;
+            }
+            self.save_checkpoint(&mut observe)?;
+        }
+        Ok(Summary {
+            steps: self.state.step,
+            final_loss,
+            best_recall_at_1: self.state.best,
+            parameters: self.model.parameters().count(),
+            device: self.device(),
+            stopped_early: self.state.step < steps,
+            model: self.out.clone(),
+        })
+    }
+
+    /// Steps up to `end`, all within one epoch. Returns the last loss.
+    fn stretch(
+        &mut self,
+        epoch: usize,
+        end: usize,
+        stop: &AtomicBool,
+        observe: &mut impl FnMut(Event),
+    ) -> Result<Option<f32>> {
+        let (steps, per_epoch, options) = (self.steps(), self.steps_per_epoch(), &self.options);
+        let order = Random::new(options.seed, ORDER + epoch as u64).permutation(self.train.data.pairs.len());
+        let (train, log, state) = (&self.train, &mut self.log, &mut self.state);
+        let optimiser = optimiser(options);
+        let mut last = None;
+        stream(
+            &mut self.executor,
+            0,
+            state.step..end,
+            |step, slot| {
+                let begin = (step - epoch * per_epoch) * options.batch;
+                let batch = &order[begin..(begin + options.batch).min(order.len())];
+                train.pack(slot, batch)?;
+                let t = *step as i32 + 1;
+                let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;
+                let rate = options.learning_rate(*step, steps);
+                let scalars = [rate, correction(optimiser.beta1), correction(optimiser.beta2), 0.0];
+                slot.f32("scalars")?.copy_from_slice(&scalars);
+                Ok(())
+            },
+            |step, outputs| {
+                let loss = outputs.scalar("loss")?;
+                let gradient_norm = outputs.scalar("gradient_norm")?;
+                if !loss.is_finite() || !gradient_norm.is_finite() {
+                    return Err(Error::NotFinite {
+                        place: format!("step {}", step + 1),
+                        what: format!("loss {loss}, gradient norm {gradient_norm}"),
+                        fix: "lower train.learning_rate and resume from the last checkpoint".into(),
+                    });
+                }
+                state.step = step + 1;
+                last = Some(loss);
+                let learning_rate = options.learning_rate(step, steps);
+                let line = Line::Step { step: step + 1, epoch: epoch + 1, loss, gradient_norm, learning_rate };
+                log.write(&line)?;
+                observe(Event::Line(&line));
+                Ok(())
+            },
+            stop,
+        )?;
+        Ok(last)
+    }
+
+    /// Retrieval on the validation split; the best model so far is what `out` holds.
+    fn validate(&mut self, epoch: usize, stop: &AtomicBool, observe: &mut impl FnMut(Event)) -> Result<()> {
+        let recall = match &self.val {
+            None => None,
+            Some(val) => {
+                let relevance = relevance(val.data)?;
+                let text_items: Vec<usize> = val.data.pairs.iter().map(|p| p.text).collect();
+                let gallery = val.data.gallery();
+                let texts = Side { rows: &val.texts, items: &text_items };
+                let videos = Side { rows: &val.videos, items: &gallery };
+                let mut tiler = Tiler { executor: &mut self.executor, first: 1, capacity: self.tiling };
+                let found =
+                    count_ranks(&mut tiler, texts, videos, relevance, CaptionMode::MinRank, Directions::Both, stop);
+                match found {
+                    // The checkpoint is still written; the validation is made when the run goes on.
+                    Err(Error::Stopped) => return Ok(()),
+                    Err(e) => return Err(e),
+                    Ok(counts) => Some(Retrieval::new(&counts, &Setting::new(self.executor.device()))?),
+                }
+            }
+        };
+        let recall = recall.map(|r| [r.t2v, r.v2t].map(|m| m.map_or(0.0, |m| m.recall_at_1)));
+        let mean = recall.map(|[t2v, v2t]| (t2v + v2t) / 2.0);
+        let best = mean.is_none() || mean > self.state.best;
+        if best {
+            self.state.best = mean;
+            let params = self.executor.read_state("params")?;
+            folder::save(&self.out, self.model.as_ref(), &params, &self.card())?;
+        }
+        if let Some([t2v, v2t]) = recall {
+            let recall_at_1 = (t2v + v2t) / 2.0;
+            let line = Line::Validation { step: self.state.step, epoch: epoch + 1, recall_at_1, t2v, v2t, best };
+            self.log.write(&line)?;
+            observe(Event::Line(&line));
+        }
+        Ok(())
+    }
+
+    fn save_checkpoint(&mut self, observe: &mut impl FnMut(Event)) -> Result<()> {
+        self.log.sync()?;
+        let c = Checkpoint {
+            state: self.state.clone(),
+            params: self.executor.read_state("params")?,
+            adam_m: self.executor.read_state("adam_m")?,
+            adam_v: self.executor.read_state("adam_v")?,
+        };
+        let path = checkpoint::save(&self.out, self.model.parameters(), &c)?;
+        observe(Event::Checkpoint(&path));
+        Ok(())
+    }
+
+    /// The model card.
+    fn card(&self) -> String {
+        let config = self.model.config();
+        let best = self.state.best.map_or("no validation split".into(), |r| {
+            format!("mean R@1 of both directions {r:.1} % on the validation split (ties expected)")
+        });
+        format!(
+            "# {}\n\nA text-video alignment model made by Moviola.\n\n- joint width {}, {} parameters\n- trained on {} \
+             ({})\n- step {} of {}, batch {}, seed {}, {}\n- {best}\n\nUse it: `moviola eval retrieval --model . \
+             --data DIR`\n",
+            config.model,
+            config.dim,
+            self.model.parameters().count(),
+            self.train.data.name,
+            self.train.fingerprint(),
+            self.state.step,
+            self.steps(),
+            self.options.batch,
+            self.options.seed,
+            self.executor.device(),
+        )
+    }
+}
+
+fn optimiser(options: &TrainOptions) -> Optimiser {
+    Optimiser { max_norm: options.clip, ..Optimiser::default() }
+}
+
+/// A run that exists is not overwritten by accident.
+fn refuse_existing(out: &Path, found: Result<Option<Checkpoint>>) -> Result<Option<Checkpoint>> {
+    match found {
+        Ok(None) => Ok(None),
+        _ => Err(Error::config(
+            "--out",
+            format!("{} holds a training run", out.display()),
+            "add --resume to go on with it, or choose another folder",
+        )),
+    }
+}
+
+/// Makes all plans and takes the memory for them.
+fn prepare(
+    model: &dyn Model,
+    options: &TrainOptions,
+    train: &Pairs,
+    val: Option<&Pairs>,
+    backend: Box<dyn Backend>,
+) -> Result<(Executor, Capacity)> {
+    let batch = options.batch.min(train.data.pairs.len());
+    let mut graphs = vec![("train", training(model, train.capacity(batch), optimiser(options))?)];
+    let mut tiling = train.capacity(1);
+    if let Some(val) = val {
+        let texts: Vec<usize> = val.data.pairs.iter().map(|p| p.text).collect();
+        tiling = tiles::capacity(&val.texts, &texts, &val.videos, &val.data.gallery());
+        graphs.extend(tiles::graphs(model, tiling)?);
+    }
+    let graphs: Vec<_> = graphs.into_iter().map(|(name, g)| (name, fuse(&g))).collect();
+    let states = StateLayout::of(graphs.iter().map(|g| &g.1))?;
+    let ctx = backend.ctx();
+    let plans = graphs.iter().map(|(name, g)| plan(name, g, &states, &ctx)).collect::<Result<Vec<_>>>()?;
+    Ok((Executor::new(backend, plans, states)?, tiling))
+}
