@@ -19,10 +19,13 @@
 //! without words, or a video without frames, scores 0 and hands back no gradient; so does a segment that is longer
 //! than the op was made for.
 
+mod chunks;
 mod gradient;
 mod pairs;
 mod reference;
 mod samples;
+#[cfg(test)]
+mod tests;
 
 pub use gradient::{INTERACT_GRAD, InteractGrad};
 pub use pairs::{INTERACT_PAIRS, InteractPairs};
@@ -233,8 +236,8 @@ impl Interact {
     }
 }
 
-/// The longest segment an op may be made for.
-pub const MAX_SEGMENT: u32 = 1024;
+/// The longest segment an op may be made for: a GPU's workgroup keeps what it knows of one in 16 KiB.
+pub const MAX_SEGMENT: u32 = 512;
 
 /// An output that holds nothing is as good as one that nobody wants.
 fn unless_empty(o: &Operands, i: usize) -> Arg {
@@ -275,14 +278,17 @@ impl Op for Interact {
         &[1, 2]
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
-        vec![&INTERACT_KERNEL]
+        [[&INTERACT_KERNEL].as_slice(), &chunks::FORWARD].concat()
     }
-    fn workspace(&self, _: &[Meta], ctx: &Ctx) -> u64 {
-        cpu::Scratch::new(self.max_words, self.max_frames).bytes(ctx.threads)
+    fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
+        match ctx.target {
+            Target::Cpu => cpu::Scratch::new(self.max_words, self.max_frames).bytes(ctx.threads),
+            Target::Wgsl => chunks::forward_bytes(self, ins, ctx),
+        }
     }
     fn launch(&self, o: &Operands, ctx: &Ctx) -> Vec<Launch> {
         if ctx.target != Target::Cpu {
-            return vec![];
+            return chunks::forward(self, o, ctx);
         }
         let mut args = Self::args(o);
         args.extend([o.output(0), unless_empty(o, 1), o.output(2)]);

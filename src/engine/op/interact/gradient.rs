@@ -4,7 +4,7 @@ use super::super::super::backend::cpu::interact as cpu;
 use super::super::super::graph::{Graph, Value};
 use super::super::super::tensor::{Counts, HostTensor, Meta};
 use super::super::{Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, read, read_u32, write};
-use super::{INTERACT, Interact, OPERANDS, Problem, SCRATCH, expect_operands, reference, samples};
+use super::{INTERACT, Interact, OPERANDS, Problem, SCRATCH, chunks, expect_operands, reference, samples};
 use crate::error::{Error, Result};
 
 /// Operands 0–10 are those of [`Interact`]; then dscores `[N, M]`, dview_scores `[P, N, M]` and drelevance
@@ -73,15 +73,18 @@ impl Op for InteractGrad {
         &[0, 1, 2, 3]
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
-        vec![&INTERACT_GRAD_KERNEL]
+        [[&INTERACT_GRAD_KERNEL].as_slice(), &chunks::BACKWARD].concat()
     }
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
+        if ctx.target != Target::Cpu {
+            return chunks::backward_bytes(&self.0, ins, ctx);
+        }
         let (tiles, scratch) = self.buffers(ins, ctx);
         tiles + scratch
     }
     fn launch(&self, o: &Operands, ctx: &Ctx) -> Vec<Launch> {
         if ctx.target != Target::Cpu {
-            return vec![];
+            return chunks::backward(&self.0, o, ctx);
         }
         let p = Problem::of(o.ins);
         let (tiles, scratch) = self.buffers(o.ins, ctx);

@@ -6,7 +6,7 @@ use super::super::super::tensor::{Counts, DType, Dim, HostTensor, Meta};
 use super::super::{
     Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Params, Sample, Site, Target, expect_same, read, read_u32, write,
 };
-use super::{INTERACT, Interact, OPERANDS, Problem, SCRATCH, expect_operands, reference, samples};
+use super::{INTERACT, Interact, OPERANDS, Problem, SCRATCH, chunks, expect_operands, reference, samples};
 use crate::error::{Error, Result};
 
 /// Operands 0–10 are those of [`Interact`], without views; operand 11 is pairs u32 `[Q, 2]` of (text, video).
@@ -72,14 +72,19 @@ impl Op for InteractPairs {
         Cost { flops: 2 * Self::pairs(ins).cap() as u64 * rows, ..Cost::traffic(ins, outs) }
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
-        vec![&INTERACT_PAIRS_KERNEL]
+        [[&INTERACT_PAIRS_KERNEL].as_slice(), &chunks::PAIRS].concat()
     }
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
-        cpu::Scratch::new(self.0.max_words, self.0.max_frames).pair_bytes(ctx.threads, ins[0].dim(1).cap())
+        match ctx.target {
+            Target::Cpu => {
+                cpu::Scratch::new(self.0.max_words, self.0.max_frames).pair_bytes(ctx.threads, ins[0].dim(1).cap())
+            }
+            Target::Wgsl => chunks::pairs_bytes(&self.0, ins, ctx),
+        }
     }
     fn launch(&self, o: &Operands, ctx: &Ctx) -> Vec<Launch> {
         if ctx.target != Target::Cpu {
-            return vec![];
+            return chunks::pairs(&self.0, o, ctx);
         }
         let params = self.params(&Problem::of(o.ins), Self::pairs(o.ins));
         let mut args: Vec<Arg> = [0, 1, 2, 3, 4, 5, 11].into_iter().map(|i| o.input(i)).collect();

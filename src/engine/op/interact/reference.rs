@@ -149,10 +149,10 @@ impl Pair {
             let gamma = self.over_words(t);
             let v = dot(&gamma, &self.column(t));
             dlog_rho[t] += half * rho[t] * v;
-            for l in 0..words {
+            for (l, gamma) in gamma.iter().enumerate() {
                 let away = self.dots[l][t] - v;
-                d.dots[l][t] += half * rho[t] * gamma[l] * (1.0 + away / self.tau);
-                d.log_omega[l] += half * rho[t] * gamma[l] * away;
+                d.dots[l][t] += half * rho[t] * gamma * (1.0 + away / self.tau);
+                d.log_omega[l] += half * rho[t] * gamma * away;
             }
         }
         let total: f64 = dlog_rho.iter().sum();

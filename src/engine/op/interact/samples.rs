@@ -24,6 +24,8 @@ struct Case {
     weights: bool,
     bias: bool,
     views: usize,
+    /// Length of all rows; the fast path of the CPU is for cosines alone.
+    length: f64,
     /// Capacities beyond the true sizes.
     ragged: bool,
     tolerance: f64,
@@ -41,6 +43,7 @@ fn case(name: &'static str, words: &[usize], frames: &[usize], width: usize) -> 
         weights: true,
         bias: true,
         views: 0,
+        length: 1.0,
         ragged: false,
         tolerance: 2e-5,
     }
@@ -64,6 +67,7 @@ fn cases() -> Vec<Case> {
         case("no video", &[3, 2], &[], 4),
         case("prime width", &[7, 3, 11], &[5, 2, 13], 37),
         Case { temperature: 0.01, relevance_temperature: 0.02, tolerance: 1e-4, ..case("sharp", &[6, 2], &[5, 9], 4) },
+        Case { length: 2.5, tolerance: 1e-4, ..case("no cosines", &[6, 2, 19], &[5, 9], 7) },
         Case { views: 2, ..case("views", &[4, 1, 6], &[6, 3, 1], 11) },
         Case { class: Class::Full, tolerance: 1e-4, ..case("long", &long_words, &long_frames, 67) },
         Case { class: Class::Full, ragged: true, ..case("many tiles", &many(61, 40), &many(83, 20), 32) },
@@ -86,15 +90,15 @@ fn all_pairs() -> Case {
     bench("1000x1000x32x12x512", 1000, 1000, 512)
 }
 
-/// Rows of length one. Large tensors repeat a table of noise with an odd period, which is quick and never aligned.
-fn unit_rows(sizes: &[usize], seed: u64) -> HostTensor {
-    let (rows, width) = (sizes[0], sizes[1]);
-    let table = noise(&[(rows * width).clamp(1, 100_003)], seed);
+/// Rows of one length. Large tensors repeat a table of noise with an odd period, which is quick and never aligned.
+fn rows(sizes: &[usize], length: f64, seed: u64) -> HostTensor {
+    let (count, width) = (sizes[0], sizes[1]);
+    let table = noise(&[(count * width).clamp(1, 100_003)], seed);
     let table = table.x();
-    let mut data: Vec<f64> = (0..rows * width).map(|i| table[i % table.len()]).collect();
+    let mut data: Vec<f64> = (0..count * width).map(|i| table[i % table.len()]).collect();
     for row in data.chunks_mut(width.max(1)) {
-        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
-        row.iter_mut().for_each(|x| *x = f64::from((*x / length) as f32));
+        let scale = length / row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        row.iter_mut().for_each(|x| *x = f64::from((*x * scale) as f32));
     }
     HostTensor::f64(sizes, data)
 }
@@ -161,10 +165,10 @@ impl Case {
             .with(FRAMES, self.frames.iter().sum());
         let mut s = Sample::new(self.name, op).class(self.class).tolerance(self.tolerance).counts(counts);
         let width = Dim::Fixed(self.width);
-        s = s.with(DType::F32, &[words, width], |sizes| unit_rows(sizes, 1));
+        s = s.with(DType::F32, &[words, width], |sizes| rows(sizes, self.length, 1));
         s = s.with(DType::U32, &[texts, Dim::Fixed(2)], |sizes| HostTensor::u32(sizes, segments(self.rows())));
         s = if self.weights { s.with(DType::F32, &[words], |_| self.log_omega()) } else { s.absent() };
-        s = s.with(DType::F32, &[frames, width], |sizes| unit_rows(sizes, 2));
+        s = s.with(DType::F32, &[frames, width], |sizes| rows(sizes, self.length, 2));
         let lengths = self.frames.iter().copied();
         s = s.with(DType::U32, &[videos, Dim::Fixed(2)], |sizes| HostTensor::u32(sizes, segments(lengths)));
         s = if self.bias { s.normal(&[frames], 3) } else { s.absent() };

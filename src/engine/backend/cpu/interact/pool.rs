@@ -124,12 +124,11 @@ pub fn relevance<S: Simd>(s: S, dots: Dots, prior: [&[f32]; 2], scales: Scales, 
 /// The score of a pair whose text and relevance are prepared.
 #[inline(always)]
 pub fn score<S: Simd>(s: S, dots: Dots, scales: Scales, tame: bool, p: &mut PoolBuffers) -> f32 {
-    if tame && scales.are_tame() {
-        if let Some(score) = fast_score(s, dots, scales, p) {
-            return score;
-        }
-    }
-    general_score(s, dots, scales, p)
+    let fast = if tame && scales.are_tame() { fast_score(s, dots, scales, p) } else { None };
+    fast.unwrap_or_else(
+        #[inline(always)]
+        || general_score(s, dots, scales, p),
+    )
 }
 
 /// One exponential per word and frame serves both directions: with `x = exp((c − 1)/τ)` the weights over frames are
@@ -360,4 +359,4 @@ fn take_sums<S: Simd>(s: S, dots: Dots, p: &PoolBuffers, d: &mut GradientBuffers
     }
 }
 
-const _: () = assert!(LANES % 16 == 0, "a vector has at most 16 lanes");
+const _: () = assert!(LANES == 16, "a vector has at most 16 lanes");

@@ -1,0 +1,178 @@
+//! What the samples of the three ops do not show.
+
+use super::super::super::backend::Backend;
+use super::super::super::backend::cpu::Cpu;
+use super::super::super::check::laid_out;
+use super::super::super::graph::{Graph, Value};
+use super::super::super::scheduler::plan::{Region, StateLayout, plan};
+use super::super::super::tensor::{DType, Dim, HostTensor, Meta};
+use super::super::{Class, Op, Sample};
+use super::{INTERACT, INTERACT_GRAD, INTERACT_PAIRS, Interact};
+use crate::random::Random;
+use std::sync::Arc;
+
+/// A seed that differs from run to run; tests print it when they fail.
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |t| t.as_nanos() as u64)
+}
+
+fn metas() -> Vec<Meta> {
+    let f = |dims: &[usize]| Meta::f32(&dims.iter().map(|d| Dim::Fixed(*d)).collect::<Vec<_>>()).unwrap();
+    let table = |n| Meta::u32(&[Dim::Fixed(n), Dim::Fixed(2)]).unwrap();
+    let none = Meta::absent;
+    vec![f(&[9, 4]), table(2), f(&[9]), f(&[7, 4]), table(3), f(&[7]), none(), none(), none(), none(), none()]
+}
+
+fn refusal(op: &impl Op, metas: &[Meta]) -> String {
+    op.infer(metas).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn operands_that_are_not_supported_yet_are_refused_by_name() {
+    assert!(INTERACT.infer(&metas()).is_ok());
+    let names = ["router_text", "router_frame", "slot_table", "gram"];
+    for (i, name) in (6..10).zip(names) {
+        let mut given = metas();
+        let dims =
+            if i == 9 { vec![Dim::Fixed(7), Dim::Fixed(1), Dim::Fixed(1)] } else { vec![Dim::Fixed(7), Dim::Fixed(1)] };
+        given[i] = Meta::new(if i == 8 { DType::U32 } else { DType::F32 }, &dims).unwrap();
+        assert!(refusal(&INTERACT, &given).contains(name), "{}", refusal(&INTERACT, &given));
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    let with = |i: usize, m: Meta| {
+        let mut given = metas();
+        given[i] = m;
+        given
+    };
+    let f = |dims: &[usize]| Meta::f32(&dims.iter().map(|d| Dim::Fixed(*d)).collect::<Vec<_>>()).unwrap();
+    let cases = [
+        (with(0, Meta::absent()), "words (operand 0) must be given"),
+        (with(3, f(&[7, 5])), "widths"),
+        (with(1, f(&[2, 2])), "u32"),
+        (with(2, f(&[8])), "word_log_weights"),
+        (with(5, f(&[9])), "frame_bias"),
+        (with(10, f(&[1, 9])), "log_weights"),
+        (metas()[..10].to_vec(), "11 operands"),
+    ];
+    for (given, what) in cases {
+        assert!(refusal(&INTERACT, &given).contains(what), "{}", refusal(&INTERACT, &given));
+    }
+    let pairs = Meta::u32(&[Dim::Fixed(1), Dim::Fixed(2)]).unwrap();
+    let viewed = [with(10, f(&[1, 7])), vec![pairs]].concat();
+    assert!(refusal(&INTERACT_PAIRS, &viewed).contains("log_weights"));
+    let wrong_seed = [metas(), vec![f(&[3, 2]), Meta::absent(), Meta::absent()]].concat();
+    assert!(refusal(&INTERACT_GRAD, &wrong_seed).contains("dscores"));
+}
+
+#[test]
+fn attributes_that_make_no_sense_are_refused() {
+    for op in [
+        Interact { temperature: 0.0, ..INTERACT },
+        Interact { temperature: f32::NAN, ..INTERACT },
+        Interact { relevance_temperature: -1.0, ..INTERACT },
+        Interact { max_words: u32::MAX, ..INTERACT },
+        Interact { max_frames: super::MAX_SEGMENT + 1, ..INTERACT },
+    ] {
+        assert!(op.infer(&metas()).is_err(), "{op:?}");
+    }
+}
+
+/// The samples with views cannot be checked by the general gradient test, since masks have no gradient.
+#[test]
+fn the_gradient_under_views_agrees_with_finite_differences() {
+    let mut checked = 0;
+    for sample in INTERACT_GRAD.samples().iter().filter(|s| s.class == Class::Tiny && !s.ins[12].is_absent()) {
+        let name = sample.name.as_str();
+        let attributes = Interact { max_words: 64, max_frames: 64, ..INTERACT };
+        let given = &sample.ins;
+        let loss = |ins: &[HostTensor]| -> f64 {
+            let outs = super::reference::scores(&attributes, &ins[..11]);
+            let dot = |a: &HostTensor, b: &HostTensor| a.x().iter().zip(b.x()).map(|(a, b)| a * b).sum::<f64>();
+            dot(&outs[0], &given[11]) + dot(&outs[1], &given[12]) + dot(&outs[2], &given[13])
+        };
+        let gradients = super::reference::gradients(&attributes, given);
+        for (operand, gradient) in [(0, 0), (2, 1), (3, 2), (5, 3)] {
+            let gradient = gradients[gradient].x();
+            let scale = gradient.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+            for e in (0..gradient.len()).step_by(gradient.len().div_ceil(40)) {
+                let step = 1e-5;
+                let mut moved = given.clone();
+                moved[operand].x_mut()[e] += step;
+                let up = loss(&moved);
+                moved[operand].x_mut()[e] -= 2.0 * step;
+                let slope = (up - loss(&moved)) / (2.0 * step);
+                let error = (slope - gradient[e]).abs() / scale;
+                assert!(
+                    error <= 1e-5,
+                    "{name}: operand {operand} element {e}: {} by rule, {slope} by steps",
+                    gradient[e]
+                );
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 50);
+}
+
+/// Runs a sample on the CPU and returns its first output.
+fn first_output(sample: &Sample, threads: usize) -> Vec<u32> {
+    let mut g = Graph::new();
+    let ins: Vec<Value> = (sample.metas.iter().enumerate())
+        .map(|(i, m)| if m.is_absent() { Value::ABSENT } else { g.input(format!("in{i}"), m.clone()) })
+        .collect();
+    let outs = g.apply_arc(sample.op.clone(), &ins).unwrap();
+    outs.iter().enumerate().for_each(|(i, out)| g.output(format!("out{i}"), *out));
+    let mut device = Cpu::new(threads).unwrap();
+    let plan = Arc::new(plan("test", &g, &StateLayout::default(), &device.ctx()).unwrap());
+    device.load(std::slice::from_ref(&plan), plan.bytes, 1).unwrap();
+    for (i, (meta, value)) in sample.metas.iter().zip(&sample.ins).enumerate() {
+        if let Some(slot) = plan.input(&format!("in{i}")) {
+            let words = laid_out(meta, value, &sample.counts);
+            device.write(Region::In, 0, slot.span.offset, bytemuck::cast_slice(&words)).unwrap();
+        }
+    }
+    device.submit(0, 0, sample.counts).unwrap();
+    let slot = plan.output("out0").unwrap();
+    let mut words = vec![0u32; slot.meta.elements() as usize];
+    device.read(Region::Out, 0, slot.span.offset, bytemuck::cast_slice_mut(&mut words)).unwrap();
+    words
+}
+
+/// The packer makes sound tables; one that is not must not take the process down.
+#[test]
+fn tables_that_are_not_segments_do_no_harm_on_the_cpu() {
+    let seed = fresh_seed();
+    let random = Random::new(seed, 0);
+    for (round, op) in [&INTERACT as &dyn Op, &INTERACT_GRAD, &INTERACT_PAIRS].into_iter().cycle().take(30).enumerate()
+    {
+        let samples = op.samples();
+        let sample = samples.iter().find(|s| s.name == "prime width").unwrap();
+        let mut broken = sample.clone();
+        for (table, rows) in [(1, 0), (4, 3)] {
+            let most = sample.ins[rows].dim(0) + if round % 2 == 0 { 1 } else { 1 << 20 };
+            let n = sample.ins[table].elements();
+            let draw = |i: usize| random.below((round * 1000 + table * 100 + i) as u64, most) as u32;
+            broken.ins[table] = HostTensor::u32(&sample.ins[table].shape, (0..n).map(draw).collect());
+        }
+        assert!(!first_output(&broken, 2).is_empty(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_segment_longer_than_the_op_was_made_for_scores_nothing() {
+    let samples = INTERACT.samples();
+    let sample = samples.iter().find(|s| s.name == "prime width").unwrap();
+    // Rows of the texts: 8, 4, 12; frames: 5, 2, 13.
+    let op = Interact { max_words: 8, max_frames: 12, ..INTERACT };
+    let short = Sample { op: Arc::new(op), ..sample.clone() };
+    let scores: Vec<f32> = first_output(&short, 1).into_iter().map(f32::from_bits).collect();
+    let zero: Vec<bool> = scores.iter().map(|s| *s == 0.0).collect();
+    assert_eq!(zero, [false, false, true, false, false, true, true, true, true], "{scores:?}");
+    let reference = super::reference::scores(&op, &sample.ins);
+    let error = reference[0].x().iter().zip(&scores).map(|(r, s)| (r - f64::from(*s)).abs()).fold(0.0, f64::max);
+    assert!(error < 1e-5, "{error}");
+}
