@@ -27,11 +27,13 @@ thread_local! {
 
 // SAFETY: every call goes to the system's allocator unchanged; counting touches a plain thread-local number.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: as the trait asks of callers.
     unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
+    // SAFETY: as the trait asks of callers.
     unsafe fn dealloc(&self, pointer: *mut u8, layout: std::alloc::Layout) {
         // SAFETY: the caller keeps the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }

@@ -34,16 +34,19 @@ fn took(size: usize) {
 
 // SAFETY: every call goes to the system's allocator unchanged; the counters are only read by tests.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: as the trait asks of callers.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         took(layout.size());
         // SAFETY: the caller's promises are handed on.
         unsafe { System.alloc(layout) }
     }
+    // SAFETY: as the trait asks of callers.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         took(layout.size());
         // SAFETY: the caller's promises are handed on.
         unsafe { System.alloc_zeroed(layout) }
     }
+    // SAFETY: as the trait asks of callers.
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size() as isize, Ordering::Relaxed);
         // SAFETY: the caller's promises are handed on.
