@@ -283,7 +283,7 @@ mod tests {
     fn chunks_hold_every_pair_once_and_fit_their_budget() {
         let random = crate::random::Random::new(std::process::id().into(), 5);
         for round in 0..200u64 {
-            let draw = |i, n| 1 + random.below(round * 8 + i, n);
+            let draw = |i, n| 1 + random.below(round * 8 + i, n) as usize;
             let op = Interact { max_words: draw(0, 512) as u32, max_frames: draw(1, 512) as u32, ..INTERACT };
             let (texts, videos) = (draw(2, 300), draw(3, 300));
             let fixed = Dim::Fixed;

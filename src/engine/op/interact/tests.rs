@@ -155,7 +155,7 @@ fn tables_that_are_not_segments_do_no_harm_on_the_cpu() {
         for (table, rows) in [(1, 0), (4, 3)] {
             let most = sample.ins[rows].dim(0) + if round % 2 == 0 { 1 } else { 1 << 20 };
             let n = sample.ins[table].elements();
-            let draw = |i: usize| random.below((round * 1000 + table * 100 + i) as u64, most) as u32;
+            let draw = |i: usize| random.below((round * 1000 + table * 100 + i) as u64, most as u64) as u32;
             broken.ins[table] = HostTensor::u32(&sample.ins[table].shape, (0..n).map(draw).collect());
         }
         assert!(!first_output(&broken, 2).is_empty(), "seed {seed}");
