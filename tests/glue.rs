@@ -169,7 +169,7 @@ fn tables_that_no_packer_would_make_do_no_harm() {
     let random = moviola::random::Random::new(seed, 5);
     for round in 0..200u64 {
         // Any order, beyond the rows, reversed.
-        let n = random.below(round * 100, 9);
+        let n = random.below(round * 100, 9) as usize;
         let draw = |i: usize| match random.below(round * 100 + 1 + i as u64, 70) {
             69 => u32::MAX,
             x => x as u32,
