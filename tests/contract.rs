@@ -6,7 +6,10 @@ use moviola::engine::tensor::{HostTensor, Meta};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Ops whose operands have no ragged dimension, and why.
-const NEVER_RAGGED: &[(&str, &str)] = &[];
+const NEVER_RAGGED: &[(&str, &str)] = &[
+    ("clip_norm", "gradients are flat and as long as the parameters"),
+    ("adam_w", "parameters are flat and as long as the model makes them"),
+];
 
 fn collect(what: impl Fn(&dyn Op) -> Option<String>) -> Vec<String> {
     OPS.iter().filter_map(|op| what(*op).map(|w| format!("{}: {w}", op.name()))).collect()
@@ -45,15 +48,19 @@ fn names_of_kernels_are_unique_and_their_operands_too() {
     }
 }
 
+/// An op may have kernels of its own for each target; that its launches name those is seen when its samples are run.
 #[test]
-fn every_op_runs_on_every_target() {
+fn every_op_has_kernels_for_every_target() {
     for target in [Target::Cpu, Target::Wgsl] {
         assert_none(collect(|op| {
-            let lacking: Vec<&str> = op.kernels().iter().filter(|k| !k.supports(target)).map(|k| k.name).collect();
-            let none = op.kernels().is_empty() || !lacking.is_empty();
-            none.then(|| format!("no code for {target:?} in kernels {lacking:?}"))
+            let none = !op.kernels().iter().any(|k| k.supports(target));
+            none.then(|| format!("no kernel for {target:?}"))
         }));
     }
+    assert_none(collect(|op| {
+        let idle = op.kernels().into_iter().find(|k| !k.supports(Target::Cpu) && !k.supports(Target::Wgsl));
+        idle.map(|k| format!("kernel {} has no code at all", k.name))
+    }));
 }
 
 /// One test over all samples, since making them takes most of its time.

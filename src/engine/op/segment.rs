@@ -283,7 +283,8 @@ impl Op for SegmentLogSoftmax {
         let mut samples = vec![];
         for (tail, column) in [(0, false), (1, true), (1, false)] {
             for case in cases() {
-                let sample = case.sample(format!("tail {tail} {}", case.name), SegmentLogSoftmax { tail });
+                let shape = if column { "column" } else { "flat" };
+                let sample = case.sample(format!("tail {tail} {shape} {}", case.name), SegmentLogSoftmax { tail });
                 let dims = [case.rows, Dim::Fixed(1)];
                 samples.push(case.segments(sample.normal(if column { &dims } else { &dims[..1] }, 3)));
             }
@@ -389,7 +390,9 @@ impl Op for SegmentLogSoftmaxGrad {
                 let [rows, n] = [case.rows.len(&case.counts), case.n.len(&case.counts)];
                 let ins = [noise(&[rows], 3), table(n, rows)];
                 let y = SegmentLogSoftmax { tail }.reference(&ins, &case.counts).swap_remove(0);
-                let sample = case.sample(format!("tail {tail} {}", case.name), SegmentLogSoftmaxGrad { tail, column });
+                let shape = if column { "column" } else { "flat" };
+                let op = SegmentLogSoftmaxGrad { tail, column };
+                let sample = case.sample(format!("tail {tail} {shape} {}", case.name), op);
                 let sample = sample.gradient(Gradient::None("is itself a gradient"));
                 samples.push(case.segments(sample.with(DType::F32, &[case.rows], |_| y).normal(&[case.rows], 4)));
             }

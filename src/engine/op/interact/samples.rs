@@ -45,7 +45,9 @@ fn case(name: &'static str, words: &[usize], frames: &[usize], width: usize) -> 
         views: 0,
         length: 1.0,
         ragged: false,
-        tolerance: 2e-5,
+        // WGSL allows exp an error of 3 + 2|x| units in the last place, and |x| reaches 2/τ = 40: 1e-5 each, more where
+        // the gradient of a soft-max cancels.
+        tolerance: 1e-4,
     }
 }
 
@@ -67,7 +69,7 @@ fn cases() -> Vec<Case> {
         case("no video", &[3, 2], &[], 4),
         case("prime width", &[7, 3, 11], &[5, 2, 13], 37),
         Case { temperature: 0.01, relevance_temperature: 0.02, tolerance: 1e-4, ..case("sharp", &[6, 2], &[5, 9], 4) },
-        Case { length: 2.5, tolerance: 1e-4, ..case("no cosines", &[6, 2, 19], &[5, 9], 7) },
+        Case { length: 2.5, tolerance: 5e-4, ..case("no cosines", &[6, 2, 19], &[5, 9], 7) },
         Case { views: 2, ..case("views", &[4, 1, 6], &[6, 3, 1], 11) },
         Case { class: Class::Full, tolerance: 1e-4, ..case("long", &long_words, &long_frames, 67) },
         Case { class: Class::Full, ragged: true, ..case("many tiles", &many(61, 40), &many(83, 20), 32) },
