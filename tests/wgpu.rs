@@ -224,6 +224,7 @@ fn a_kernel_the_device_refuses_is_an_error_and_the_device_lives_on() {
         params: Params::new().u32(1),
         groups: [1, 1, 1],
         args: vec![at(Region::In), at(Region::Out)],
+        values: vec![None, None],
     })];
     for _ in 0..2 {
         // Twice: a refused text must not be found in the cache.

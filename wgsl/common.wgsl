@@ -5,6 +5,9 @@ fn size(word: u32) -> u32 {
     return counts[axis / 4u][axis % 4u] * (word & 0x0fffffffu);
 }
 
+// On bits: a compiler may assume that x != x is never true.
+fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
+
 fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(-x)); }
 
 // tanh overflows to NaN on some drivers for large arguments.

@@ -1,6 +1,7 @@
 //! What a device must be able to do, and which devices there are.
 
 pub mod cpu;
+pub mod null;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 

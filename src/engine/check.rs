@@ -168,7 +168,7 @@ pub fn compare(meta: &Meta, words: &[u32], reference: &HostTensor, counts: &Coun
                 // A floor would hide every other error behind its size: it is compared with itself.
                 let error = (x - r).abs() / if is_floor(*r) { r.abs() } else { scale };
                 // A NaN is never less than anything: it must fail, not slip through.
-                if !(error <= worst.error) {
+                if error.is_nan() || error > worst.error {
                     worst = Verdict { error, what: format!("element {i} is {x} and should be {r}") };
                     if error.is_nan() {
                         return worst;
@@ -241,7 +241,7 @@ pub fn gradient(sample: &Sample) -> Result<Verdict> {
             moved[*i].x_mut()[e] -= 2.0 * step;
             let slope = (up - loss(&moved)) / (2.0 * step);
             let error = (slope - grad.x()[e]).abs() / scale;
-            if !(error <= worst.error) {
+            if error.is_nan() || error > worst.error {
                 worst = Verdict {
                     error,
                     what: format!("operand {i} element {e}: {} by rule, {slope} by steps", grad.x()[e]),

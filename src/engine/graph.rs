@@ -95,7 +95,7 @@ impl Graph {
     pub fn view(&mut self, source: Value, offset: u64, meta: Meta) -> Result<Value> {
         let whole = self.meta(source);
         if meta.is_ragged()
-            || offset % ALIGN_ELEMENTS != 0
+            || !offset.is_multiple_of(ALIGN_ELEMENTS)
             || offset + meta.elements() > whole.elements()
             || meta.dtype() != whole.dtype()
         {
@@ -118,7 +118,8 @@ impl Graph {
         let mut end = 0;
         for (part, offset) in parts {
             let meta = self.meta(*part);
-            if *offset < end || offset % ALIGN_ELEMENTS != 0 || meta.is_ragged() || meta.dtype() != DType::F32 {
+            if *offset < end || !offset.is_multiple_of(ALIGN_ELEMENTS) || meta.is_ragged() || meta.dtype() != DType::F32
+            {
                 return Err(Error::shape("pack", format!("part {meta} at {offset} overlaps, is unaligned or ragged")));
             }
             end = offset + meta.elements();

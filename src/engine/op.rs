@@ -53,6 +53,20 @@ pub trait Op: Debug + Send + Sync {
 
     /// Instances with inputs: what tests, gradient checks and benchmarks run.
     fn samples(&self) -> Vec<Sample>;
+
+    /// What this op is to `fuse`; the default takes part in no rewrite.
+    fn form(&self) -> Form {
+        Form::Other
+    }
+}
+
+/// The ops that rewrites know, with their attributes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    Linear(linear::Linear),
+    Unary(pointwise::UnaryKind),
+    Binary(pointwise::BinaryKind),
+    Other,
 }
 
 /// A node as its op's gradient sees it.
@@ -367,7 +381,6 @@ pub fn expect_same(op: &str, what: &str, a: Dim, b: Dim) -> Result<()> {
     if a == b { Ok(()) } else { Err(Error::shape(op, format!("{what} must agree and are {a} and {b}"))) }
 }
 
-pub mod interact;
 /// The size of a dimension that may not be ragged.
 pub fn expect_fixed(op: &str, what: &str, d: Dim) -> Result<usize> {
     match d {
@@ -392,6 +405,7 @@ pub fn no_gradient<T>(op: &str, why: &str) -> Result<T> {
 
 pub mod contrast;
 pub mod gather;
+pub mod interact;
 pub mod linear;
 pub mod norm;
 pub mod optim;

@@ -8,7 +8,7 @@ use crate::engine::graph::{Graph, Value};
 use crate::engine::op::contrast::Contrast;
 use crate::engine::op::optim::{AdamW, ClipNorm};
 use crate::engine::tensor::{Dim, Meta};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What the optimiser's graph is made of; what changes from step to step comes in the slot.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -75,12 +75,9 @@ fn batch_loss(g: &mut Graph, model: &dyn Model, capacity: Capacity) -> Result<(V
 fn loss_and_gradient(g: &mut Graph, model: &dyn Model, capacity: Capacity) -> Result<(Value, Value, Weights)> {
     let (loss, weights) = batch_loss(g, model, capacity)?;
     let one = g.fill(1.0, &[Dim::Fixed(1)])?;
-    let views: Vec<Value> = weights.views.iter().map(|v| v.1).collect();
-    let grads = backprop(g, &[(loss, one)], &views)?;
-    let parameters = model.parameters();
-    let parts: Vec<(Value, u64)> =
-        grads.iter().zip(&parameters.list).filter_map(|(grad, p)| grad.map(|grad| (grad, p.offset))).collect();
-    let flat = g.pack(&parts, parameters.elements)?;
+    // Parameters are views of one flat state, so their gradients come as one pack in the same layout.
+    let grads = backprop(g, &[(loss, one)], &[weights.flat])?;
+    let flat = grads[0].ok_or_else(|| Error::shape("training", "the loss depends on no parameter"))?;
     Ok((loss, flat, weights))
 }
 

@@ -38,7 +38,11 @@ static CONTRAST_ROWS_KERNEL: KernelDef = KernelDef {
         write("terms"),
     ],
     cpu: Some(cpu::contrast_rows),
-    wgsl: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/contrast_rows.wgsl"),
+        include_str!("../../../wgsl/contrast_logits.wgsl"),
+        include_str!("../../../wgsl/sum256.wgsl")
+    )),
 };
 
 static CONTRAST_COLUMNS_KERNEL: KernelDef = KernelDef {
@@ -53,14 +57,17 @@ static CONTRAST_COLUMNS_KERNEL: KernelDef = KernelDef {
         write("terms"),
     ],
     cpu: Some(cpu::contrast_columns),
-    wgsl: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/contrast_columns.wgsl"),
+        include_str!("../../../wgsl/contrast_logits.wgsl")
+    )),
 };
 
 static CONTRAST_LOSS_KERNEL: KernelDef = KernelDef {
     name: "contrast_loss",
     operands: &[read("row_terms"), read("col_terms"), write("loss")],
     cpu: Some(cpu::contrast_loss),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/contrast_loss.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
 };
 
 /// Checks what the loss and its gradient have in common; returns (rows, columns).
@@ -213,14 +220,18 @@ static CONTRAST_GRAD_KERNEL: KernelDef = KernelDef {
         write("terms"),
     ],
     cpu: Some(cpu::contrast_grad),
-    wgsl: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/contrast_grad.wgsl"),
+        include_str!("../../../wgsl/contrast_logits.wgsl"),
+        include_str!("../../../wgsl/sum256.wgsl")
+    )),
 };
 
 static CONTRAST_SCALE_KERNEL: KernelDef = KernelDef {
     name: "contrast_scale",
     operands: &[read("terms"), write("dlog_scale")],
     cpu: Some(cpu::contrast_scale),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/contrast_scale.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
 };
 
 impl Op for ContrastGrad {

@@ -20,7 +20,7 @@ static GATHER_KERNEL: KernelDef = KernelDef {
     name: "gather",
     operands: &[read("x"), read_u32("index"), write("y")],
     cpu: Some(cpu::gather),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/gather.wgsl")),
 };
 
 impl Op for Gather {
@@ -79,7 +79,7 @@ static SCATTER_ADD_KERNEL: KernelDef = KernelDef {
     name: "scatter_add",
     operands: &[read("dy"), read_u32("index"), write("x")],
     cpu: Some(cpu::scatter_add),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/scatter_add.wgsl")),
 };
 
 impl Op for ScatterAdd {

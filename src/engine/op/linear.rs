@@ -6,7 +6,8 @@ use super::super::tensor::{Axis, Counts, Dim, HostTensor, Meta};
 use super::pointwise::{UnaryGrad, UnaryKind};
 use super::reduce::SumRows;
 use super::{
-    Class, Cost, Ctx, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, expect_same, read, write,
+    Class, Cost, Ctx, Form, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, expect_same, read,
+    write,
 };
 use crate::error::{Error, Result};
 
@@ -138,6 +139,9 @@ impl Op for Linear {
     }
     fn inplace(&self) -> &'static [(usize, usize)] {
         &[(3, 0)]
+    }
+    fn form(&self) -> Form {
+        Form::Linear(self.clone())
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
         vec![&LINEAR_KERNEL]

@@ -23,8 +23,12 @@ pub struct Unit;
 
 pub static UNIT: Unit = Unit;
 
-static UNIT_KERNEL: KernelDef =
-    KernelDef { name: "unit", operands: &[read("x"), write("y"), write("inv_norm")], cpu: Some(cpu::unit), wgsl: None };
+static UNIT_KERNEL: KernelDef = KernelDef {
+    name: "unit",
+    operands: &[read("x"), write("y"), write("inv_norm")],
+    cpu: Some(cpu::unit),
+    wgsl: Some(concat!(include_str!("../../../wgsl/unit.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
+};
 
 /// Two passes over rows that stay in cache.
 fn rowwise(flops_per_element: u64, ins: &[Meta], outs: &[Meta]) -> Cost {
@@ -48,9 +52,7 @@ impl Op for Unit {
             let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
             if norm >= f64::from(SHORTEST) {
                 inv_norm.x_mut()[r] = 1.0 / norm;
-                for c in 0..cols {
-                    y.x_mut()[r * cols + c] = x[c] / norm;
-                }
+                y.x_mut()[r * cols..][..cols].iter_mut().zip(x).for_each(|(y, x)| *y = x / norm);
             }
         }
         vec![y, inv_norm]
@@ -127,7 +129,7 @@ static UNIT_GRAD_KERNEL: KernelDef = KernelDef {
     name: "unit_grad",
     operands: &[read("y"), read("inv_norm"), read("dy"), write("dx")],
     cpu: Some(cpu::unit_grad),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/unit_grad.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
 };
 
 impl Op for UnitGrad {
@@ -206,7 +208,7 @@ static LAYER_NORM_KERNEL: KernelDef = KernelDef {
     name: "layer_norm",
     operands: &[read("x"), read("gain"), read("bias"), write("y"), write("mean"), write("rstd")],
     cpu: Some(cpu::layer_norm),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/layer_norm.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
 };
 
 /// `(mean, rstd)` of a row.
@@ -235,8 +237,8 @@ impl Op for LayerNorm {
         for r in 0..rows {
             let x = &ins[0].x()[r * cols..][..cols];
             let (mean, rstd) = moments(x, self.eps);
-            for c in 0..cols {
-                outs[0].x_mut()[r * cols + c] = (x[c] - mean) * rstd * ins[1].x()[c] + ins[2].x()[c];
+            for (c, x) in x.iter().enumerate() {
+                outs[0].x_mut()[r * cols + c] = (x - mean) * rstd * ins[1].x()[c] + ins[2].x()[c];
             }
             outs[1].x_mut()[r] = mean;
             outs[2].x_mut()[r] = rstd;
@@ -300,21 +302,21 @@ static LAYER_NORM_DX_KERNEL: KernelDef = KernelDef {
     name: "layer_norm_dx",
     operands: &[read("x"), read("gain"), read("mean"), read("rstd"), read("dy"), write("dx")],
     cpu: Some(cpu::layer_norm_dx),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/layer_norm_dx.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
 };
 
 static LAYER_NORM_PARTS_KERNEL: KernelDef = KernelDef {
     name: "layer_norm_parts",
     operands: &[read("x"), read("mean"), read("rstd"), read("dy"), write("sums")],
     cpu: Some(cpu::layer_norm_parts),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/layer_norm_parts.wgsl")),
 };
 
 static LAYER_NORM_SUM_KERNEL: KernelDef = KernelDef {
     name: "layer_norm_sum",
     operands: &[read("sums"), write("dgain"), write("dbias")],
     cpu: Some(cpu::layer_norm_sum),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/layer_norm_sum.wgsl")),
 };
 
 impl LayerNormGrad {

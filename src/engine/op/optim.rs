@@ -24,14 +24,14 @@ static NORM_PARTS_KERNEL: KernelDef = KernelDef {
     name: "norm_parts",
     operands: &[read("grads"), write("norms")],
     cpu: Some(cpu::norm_parts),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/norm_parts.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
 };
 
 static CLIP_NORM_KERNEL: KernelDef = KernelDef {
     name: "clip_norm",
     operands: &[read("norms"), write("scale"), write("norm")],
     cpu: Some(cpu::clip_norm),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/clip_norm.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
 };
 
 impl Op for ClipNorm {
@@ -133,7 +133,7 @@ static ADAM_W_KERNEL: KernelDef = KernelDef {
         write("new_v"),
     ],
     cpu: Some(cpu::adam_w),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/adam_w.wgsl")),
 };
 
 impl Op for AdamW {

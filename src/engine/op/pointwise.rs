@@ -4,7 +4,7 @@ use super::super::backend::cpu::pointwise as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, Dim, HostTensor, Meta};
 use super::{
-    Class, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, groups, read, write,
+    Class, Ctx, Form, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, groups, read, write,
 };
 use crate::error::{Error, Result};
 
@@ -95,6 +95,9 @@ fn elementwise(kernel: &'static KernelDef, params: Params, m: &Meta, o: &Operand
 }
 
 fn same(op: &str, ins: &[Meta]) -> Result<Vec<Meta>> {
+    if let Some(m) = ins.iter().find(|m| m.dims().iter().skip(1).any(|d| matches!(d, Dim::Ragged(..)))) {
+        return Err(Error::shape(op, format!("only the first dimension may be ragged and an operand is {m}")));
+    }
     match ins {
         [a, rest @ ..] if rest.iter().all(|b| a == b) => Ok(vec![a.clone()]),
         _ => Err(Error::shape(op, format!("operands must have one shape and have {ins:?}"))),
@@ -118,6 +121,9 @@ impl Op for Unary {
     }
     fn inplace(&self) -> &'static [(usize, usize)] {
         &[(0, 0)]
+    }
+    fn form(&self) -> Form {
+        Form::Unary(self.kind)
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
         vec![&UNARY_KERNEL]
@@ -152,6 +158,9 @@ impl Op for UnaryGrad {
         "unary_grad"
     }
     fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
+        if ins.len() != 2 {
+            return Err(Error::shape(self.name(), "takes two operands"));
+        }
         same(self.name(), ins)
     }
     fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
@@ -238,6 +247,9 @@ impl Op for Binary {
     }
     fn inplace(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (1, 0)]
+    }
+    fn form(&self) -> Form {
+        Form::Binary(self.kind)
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
         vec![&BINARY_KERNEL]

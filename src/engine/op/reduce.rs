@@ -123,11 +123,19 @@ pub struct MeanAll;
 
 pub static MEAN_ALL: MeanAll = MeanAll;
 
-static MEAN_PARTS_KERNEL: KernelDef =
-    KernelDef { name: "mean_parts", operands: &[read("x"), write("sums")], cpu: Some(cpu::mean_parts), wgsl: None };
+static MEAN_PARTS_KERNEL: KernelDef = KernelDef {
+    name: "mean_parts",
+    operands: &[read("x"), write("sums")],
+    cpu: Some(cpu::mean_parts),
+    wgsl: Some(concat!(include_str!("../../../wgsl/mean_parts.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+};
 
-static MEAN_ALL_KERNEL: KernelDef =
-    KernelDef { name: "mean_all", operands: &[read("sums"), write("y")], cpu: Some(cpu::mean_all), wgsl: None };
+static MEAN_ALL_KERNEL: KernelDef = KernelDef {
+    name: "mean_all",
+    operands: &[read("sums"), write("y")],
+    cpu: Some(cpu::mean_all),
+    wgsl: Some(concat!(include_str!("../../../wgsl/mean_all.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+};
 
 /// Numbers that a two-stage sum over `elements` leaves after its first stage.
 pub(super) fn parts(elements: u64) -> u64 {
@@ -205,7 +213,7 @@ static BROADCAST_MEAN_KERNEL: KernelDef = KernelDef {
     name: "broadcast_mean",
     operands: &[read("y"), write("x")],
     cpu: Some(cpu::broadcast_mean),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/broadcast_mean.wgsl")),
 };
 
 impl BroadcastMean {

@@ -53,7 +53,7 @@ static SEGMENT_REDUCE_KERNEL: KernelDef = KernelDef {
     name: "segment_reduce",
     operands: &[read("x"), read_u32("segments"), write("y")],
     cpu: Some(cpu::segment_reduce),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/segment_reduce.wgsl"), include_str!("../../../wgsl/segments.wgsl"))),
 };
 
 impl Op for SegmentReduce {
@@ -137,7 +137,7 @@ static SEGMENT_SPREAD_KERNEL: KernelDef = KernelDef {
     name: "segment_spread",
     operands: &[read("y"), read_u32("segments"), write("x")],
     cpu: Some(cpu::segment_spread),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/segment_spread.wgsl"), include_str!("../../../wgsl/segments.wgsl"))),
 };
 
 impl Op for SegmentSpread {
@@ -206,14 +206,17 @@ static SEGMENT_LSE_KERNEL: KernelDef = KernelDef {
     name: "segment_lse",
     operands: &[read("x"), read_u32("segments"), write("lse")],
     cpu: Some(cpu::segment_lse),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/segment_lse.wgsl"), include_str!("../../../wgsl/segments.wgsl"))),
 };
 
 static SEGMENT_LOG_SOFTMAX_KERNEL: KernelDef = KernelDef {
     name: "segment_log_softmax",
     operands: &[read("x"), read_u32("segments"), read("lse"), write("y")],
     cpu: Some(cpu::segment_log_softmax),
-    wgsl: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/segment_log_softmax.wgsl"),
+        include_str!("../../../wgsl/segments.wgsl")
+    )),
 };
 
 /// A vector, which may also come as a single column.
@@ -317,14 +320,17 @@ static SEGMENT_TOTAL_KERNEL: KernelDef = KernelDef {
     name: "segment_total",
     operands: &[read("dy"), read_u32("segments"), write("total")],
     cpu: Some(cpu::segment_total),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/segment_total.wgsl"), include_str!("../../../wgsl/segments.wgsl"))),
 };
 
 static SEGMENT_LOG_SOFTMAX_GRAD_KERNEL: KernelDef = KernelDef {
     name: "segment_log_softmax_grad",
     operands: &[read("y"), read("dy"), read_u32("segments"), read("total"), write("dx")],
     cpu: Some(cpu::segment_log_softmax_grad),
-    wgsl: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/segment_log_softmax_grad.wgsl"),
+        include_str!("../../../wgsl/segments.wgsl")
+    )),
 };
 
 impl Op for SegmentLogSoftmaxGrad {

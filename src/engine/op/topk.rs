@@ -37,7 +37,7 @@ static TOP_K_KERNEL: KernelDef = KernelDef {
         write_u32("index"),
     ],
     cpu: Some(cpu::top_k),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/top_k.wgsl")),
 };
 
 impl Op for TopK {
@@ -70,7 +70,9 @@ impl Op for TopK {
             let scores = ins[0].x()[r * cols..][..cols].iter().enumerate().map(|(i, s)| (*s, base + i as u32));
             let carried = ins[2].x().iter().zip(ins[3].u()).skip(r * self.k).take(self.k).map(|(s, i)| (*s, *i));
             let mut all: Vec<(f64, u32)> = carried.filter(|c| c.1 != u32::MAX).chain(scores).collect();
-            all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            // Adding 0 makes −0 equal to 0.
+            let descending = |a: f64, b: f64| a.is_nan().cmp(&b.is_nan()).then((b + 0.0).total_cmp(&(a + 0.0)));
+            all.sort_by(|a, b| descending(a.0, b.0).then(a.1.cmp(&b.1)));
             all.resize(self.k, (f64::from(EMPTY), u32::MAX));
             values.extend(all.iter().map(|c| c.0));
             index.extend(all.iter().map(|c| c.1));

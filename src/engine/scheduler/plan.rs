@@ -6,7 +6,7 @@ use crate::engine::graph::{Graph, Kind, Node, Value};
 use crate::engine::op::{Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Params};
 use crate::engine::tensor::{Axis, Counts, Dim, Meta};
 use crate::error::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 /// Memory of a kind. `In` and `Out` exist once per slot.
@@ -80,6 +80,9 @@ pub struct LaunchCommand {
     pub params: Params,
     pub groups: [u32; 3],
     pub args: Vec<Option<Span>>,
+    /// The tensor that each argument is; none for what is absent and for scratch memory. Running needs it not:
+    /// it is what the null back end proves the spans with.
+    pub values: Vec<Option<Value>>,
 }
 
 /// A named tensor at its place.
@@ -138,7 +141,7 @@ pub struct Plan {
     pub axes: Vec<(Axis, usize)>,
     /// For every node that runs: its op's attributes, cost and outputs.
     pub ops: HashMap<u32, OpInfo>,
-    /// How many states precede the end of the state region.
+    /// Every state of the layout, also those this plan does not touch.
     pub states: Vec<Slot>,
 }
 
@@ -208,8 +211,8 @@ impl Plan {
 /// Plans a graph.
 ///
 /// # Errors
-/// When an op has no kernel for the target, when a state is missing from the layout, or when a launch does not fit
-/// its kernel.
+/// When an op has no kernel for the target, when a state is missing from the layout, when a launch does not fit its
+/// kernel, or when two inputs, states or outputs have one name.
 pub fn plan(name: &str, graph: &Graph, states: &StateLayout, ctx: &Ctx) -> Result<Plan> {
     plan_guarded(name, graph, states, ctx, 0)
 }
@@ -217,6 +220,7 @@ pub fn plan(name: &str, graph: &Graph, states: &StateLayout, ctx: &Ctx) -> Resul
 /// Plans with `guard` bytes before and behind every tensor but the states, for tests that look for writes outside.
 pub fn plan_guarded(name: &str, graph: &Graph, states: &StateLayout, ctx: &Ctx, guard: u64) -> Result<Plan> {
     let mut planner = Planner::new(graph, states, ctx, guard);
+    check_names(graph, &planner.live)?;
     planner.reserve_outputs_and_states();
     planner.reserve_packs();
     for i in 0..graph.nodes.len() {
@@ -244,7 +248,7 @@ struct Loc {
 
 #[derive(Clone, Debug)]
 enum Draft {
-    Launch { node: u32, launch: Launch, args: Vec<Option<Loc>> },
+    Launch { node: u32, launch: Launch, args: Vec<Option<Loc>>, values: Vec<Option<Value>> },
     Copy { from: Loc, to: Loc },
     Fill { to: Loc, value: f32 },
 }
@@ -338,9 +342,27 @@ impl<'a> Planner<'a> {
         let reads: Vec<usize> = (0..producer.ins.len()).filter(|i| self.root(producer.ins[*i]) == state).collect();
         match reads[..] {
             [] => true,
-            [i] => producer.ins[i] == state && op.inplace().contains(&(i, value.out as usize)),
+            [i] => {
+                let out = value.out as usize;
+                let declared = producer.ins[i] == state && op.inplace().contains(&(i, out));
+                declared && !read_after_written(&self.launches(value.node, op.as_ref()).1, i, out)
+            }
             _ => false,
         }
+    }
+
+    /// The outputs of a node, those left out that nobody wants, and its launches.
+    fn launches(&self, i: u32, op: &dyn Op) -> (Vec<Meta>, Vec<Launch>) {
+        let node = &self.graph.nodes[i as usize];
+        let ins: Vec<Meta> = node.ins.iter().map(|v| self.graph.meta(*v)).collect();
+        let outs: Vec<Meta> = (0..node.outs.len())
+            .map(|o| {
+                let unwanted = !self.is_wanted(Value { node: i, out: o as u32 });
+                if unwanted && op.optional().contains(&o) { Meta::absent() } else { node.outs[o].clone() }
+            })
+            .collect();
+        let launches = op.launch(&Operands { ins: &ins, outs: &outs }, self.ctx);
+        (outs, launches)
     }
 
     /// The value that a chain of views looks at.
@@ -376,7 +398,9 @@ impl<'a> Planner<'a> {
             let mut gaps = vec![];
             for (begin, stop) in filled.chain([(meta.bytes(), meta.bytes())]) {
                 if begin > end {
-                    gaps.push(Loc { home: loc.home, offset: loc.offset + end, bytes: begin - end });
+                    // From an aligned offset: the end of the part before, which is written later, is filled along.
+                    let from = end / ALIGN * ALIGN;
+                    gaps.push(Loc { home: loc.home, offset: loc.offset + from, bytes: begin - from });
                 }
                 end = stop;
             }
@@ -435,15 +459,9 @@ impl<'a> Planner<'a> {
 
     fn apply(&mut self, i: u32, node: &Node, op: &dyn Op) -> Result<()> {
         let ins: Vec<Meta> = node.ins.iter().map(|v| self.graph.meta(*v)).collect();
-        let outs: Vec<Meta> = (0..node.outs.len())
-            .map(|o| {
-                let unwanted = !self.is_wanted(Value { node: i, out: o as u32 });
-                if unwanted && op.optional().contains(&o) { Meta::absent() } else { node.outs[o].clone() }
-            })
-            .collect();
-        let operands = Operands { ins: &ins, outs: &outs };
-        let launches = op.launch(&operands, self.ctx);
-        check_launches(op, &launches, self.ctx)?;
+        let (outs, launches) = self.launches(i, op);
+        let workspace = op.workspace(&ins, self.ctx);
+        check_launches(op, &launches, &ins, &outs, workspace, self.ctx)?;
         let mut taken: Vec<Home> = vec![];
         for (o, meta) in outs.iter().enumerate().filter(|(_, m)| !m.is_absent()) {
             let value = Value { node: i, out: o as u32 };
@@ -463,11 +481,11 @@ impl<'a> Planner<'a> {
             taken.push(loc.home);
             self.locs.insert(value, loc);
         }
-        let bytes = op.workspace(&ins, self.ctx);
-        let work = (bytes > 0).then(|| self.buffer(bytes, i, i));
+        let work = (workspace > 0).then(|| self.buffer(workspace, i, i));
         for launch in launches {
             let args = launch.args.iter().map(|a| self.locate(a, i, node, work)).collect();
-            self.drafts.push(Draft::Launch { node: i, launch, args });
+            let values = launch.args.iter().map(|a| value_of(a, i, node)).collect();
+            self.drafts.push(Draft::Launch { node: i, launch, args, values });
         }
         let info = OpInfo { op: op.name(), attributes: format!("{op:?}"), cost: op.cost(&ins, &outs) };
         self.ops.insert(i, info);
@@ -480,10 +498,8 @@ impl<'a> Planner<'a> {
 
     fn locate(&self, arg: &Arg, i: u32, node: &Node, work: Option<Loc>) -> Option<Loc> {
         match *arg {
-            Arg::In(k) => self.locs.get(&node.ins[k]).copied(),
-            Arg::Out(k) => self.locs.get(&Value { node: i, out: k as u32 }).copied(),
             Arg::Work { offset, bytes } => work.map(|w| Loc { offset: w.offset + offset, bytes, ..w }),
-            Arg::Absent => None,
+            _ => self.locs.get(&value_of(arg, i, node)?).copied(),
         }
     }
 
@@ -541,12 +557,13 @@ impl<'a> Planner<'a> {
             .drafts
             .iter()
             .map(|draft| match draft {
-                Draft::Launch { node, launch, args } => Command::Launch(LaunchCommand {
+                Draft::Launch { node, launch, args, values } => Command::Launch(LaunchCommand {
                     node: *node,
                     kernel: launch.kernel,
                     params: launch.params.clone(),
                     groups: launch.groups,
                     args: args.iter().map(|a| a.as_ref().map(span)).collect(),
+                    values: values.clone(),
                 }),
                 Draft::Copy { from, to } => Command::Copy { from: span(from), to: span(to) },
                 Draft::Fill { to, value } => Command::Fill { to: span(to), value: *value },
@@ -606,16 +623,60 @@ fn read_after_written(launches: &[Launch], k: usize, out: usize) -> bool {
     }
 }
 
-fn check_launches(op: &dyn Op, launches: &[Launch], ctx: &Ctx) -> Result<()> {
+/// The tensor that an argument of a launch of node `i` is.
+fn value_of(arg: &Arg, i: u32, node: &Node) -> Option<Value> {
+    match *arg {
+        Arg::In(k) => Some(node.ins[k]),
+        Arg::Out(k) => Some(Value { node: i, out: k as u32 }),
+        Arg::Work { .. } | Arg::Absent => None,
+    }
+}
+
+fn check_launches(
+    op: &dyn Op,
+    launches: &[Launch],
+    ins: &[Meta],
+    outs: &[Meta],
+    workspace: u64,
+    ctx: &Ctx,
+) -> Result<()> {
     if launches.is_empty() || launches.iter().any(|l| !l.kernel.supports(ctx.target)) {
         return Err(Error::Unsupported { op: op.name().into(), backend: format!("{:?}", ctx.target).to_lowercase() });
     }
+    let present = |metas: &[Meta], k: usize| metas.get(k).is_some_and(|m| !m.is_absent());
+    let exists = |arg: &Arg| match *arg {
+        Arg::In(k) => present(ins, k),
+        Arg::Out(k) => present(outs, k),
+        Arg::Work { offset, bytes } => {
+            offset.is_multiple_of(ALIGN) && offset.checked_add(bytes).is_some_and(|end| end <= workspace)
+        }
+        Arg::Absent => true,
+    };
     for l in launches {
         let fits = l.args.len() == l.kernel.operands.len()
             && l.params.words().len() <= crate::engine::op::PARAM_WORDS
-            && l.groups.iter().all(|n| (1..=65_535).contains(n));
+            && l.groups.iter().all(|n| (1..=65_535).contains(n))
+            && l.args.iter().all(exists);
         if !fits {
             return Err(Error::shape(op.name(), format!("a launch does not fit kernel {}", l.kernel.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Two states of one name would be two tensors in one place, two inputs or outputs of one name could not be told
+/// apart by who fills or reads them.
+fn check_names(g: &Graph, live: &[bool]) -> Result<()> {
+    let mut seen = HashSet::new();
+    let nodes = g.nodes.iter().zip(live).filter(|(_, live)| **live).filter_map(|(node, _)| match &node.kind {
+        Kind::Input(name) => Some(("input", name)),
+        Kind::State(name) => Some(("state", name)),
+        _ => None,
+    });
+    for (what, name) in nodes.chain(g.outputs.iter().map(|o| ("output", &o.0))) {
+        if !seen.insert((what, name)) {
+            let fix = "occurs twice in one graph; declare it once and use its value again";
+            return Err(Error::shape(format!("{what} {name}"), fix));
         }
     }
     Ok(())

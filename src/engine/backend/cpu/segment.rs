@@ -104,44 +104,44 @@ pub fn segment_spread(call: &mut Call) {
 }
 
 /// `f` of the rows of each segment that take part.
+#[inline(always)]
 fn each_segment(call: &mut Call, f: impl Fn(&[f32]) -> f32 + Sync) {
     let ([rows, n], tail) = ([0, 1].map(|i| call.size(i)), call.u32(2));
     let [x, segments, mut out] = call.args();
     let (x, table) = (x.f32(), Table::new(segments.u32(), n, rows, tail));
     out.f32_mut()[..n].par_chunks_mut(SEGMENTS).enumerate().for_each(|(task, out)| {
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = f(&x[table.members(task * SEGMENTS + i)]);
-        }
+        simd(
+            #[inline(always)]
+            || {
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = f(&x[table.members(task * SEGMENTS + i)]);
+                }
+            },
+        );
     });
 }
 
 pub fn segment_lse(call: &mut Call) {
-    each_segment(call, |x| {
-        simd(
-            #[inline(always)]
-            || {
-                let max = max(x, FLOOR);
-                let mut total = 0.0;
-                let mut strip = [0.0f32; 64];
-                for x in x.chunks(64) {
-                    for (s, x) in strip.iter_mut().zip(x) {
-                        *s = exp(x - max);
-                    }
-                    total += sum(&strip[..x.len()]);
+    each_segment(
+        call,
+        #[inline(always)]
+        |x| {
+            let max = max(x, FLOOR);
+            let mut total = 0.0;
+            let mut strip = [0.0f32; 64];
+            for x in x.chunks(64) {
+                for (s, x) in strip.iter_mut().zip(x) {
+                    *s = exp(x - max);
                 }
-                if x.is_empty() { FLOOR } else { max + total.ln() }
-            },
-        )
-    });
+                total += sum(&strip[..x.len()]);
+            }
+            if x.is_empty() { FLOOR } else { max + total.ln() }
+        },
+    );
 }
 
 pub fn segment_total(call: &mut Call) {
-    each_segment(call, |dy| {
-        simd(
-            #[inline(always)]
-            || sum(dy),
-        )
-    });
+    each_segment(call, sum);
 }
 
 /// `f(rows here, segment)` for every segment's members within each task's rows of `y`, which `f` gets as a slice.

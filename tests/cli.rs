@@ -1,0 +1,245 @@
+//! The program as a person meets it: commands from a shell, killed, interrupted and given nonsense.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn moviola(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moviola"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    moviola(args).output().unwrap()
+}
+
+fn ok(args: &[&str]) -> String {
+    let out = run(args);
+    assert!(out.status.success(), "{args:?}\n{}{}", text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
+
+fn refused(args: &[&str]) -> String {
+    let out = run(args);
+    assert_eq!(out.status.code(), Some(1), "{args:?}\n{}{}", text(&out.stdout), text(&out.stderr));
+    text(&out.stderr)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&ok(args)).unwrap()
+}
+
+fn at(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A small world and the flags that train on it.
+fn world(dir: &Path) -> String {
+    let world = dir.join("world");
+    ok(&["data", "world", "--out", at(&world), "--train", "60", "--val", "8", "--test", "20", "--dim", "32"]);
+    at(&world).into()
+}
+
+fn train<'a>(world: &'a str, out: &'a str) -> Vec<&'a str> {
+    let sets = ["--set", "train.batch=16", "--set", "train.epochs=6", "--set", "train.checkpoint_every=2"];
+    let head = ["train", "--data", world, "--out", out, "--set", "model.dim=32", "--device", "cpu", "--quiet"];
+    head.into_iter().chain(sets).collect()
+}
+
+#[test]
+fn from_data_to_reasons() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, out) = (at(&dir.path().join("world")).to_string(), dir.path().join("run"));
+    ok(&["data", "world", "--out", &world, "--train", "400", "--val", "8", "--test", "20", "--dim", "32"]);
+    let better = ["--set", "train.learning_rate=0.005", "--set", "train.epochs=10", "--set", "train.checkpoint_every=0"];
+    ok(&[&train(&world, at(&out))[..], &better[..]].concat());
+    let model = ["--model", at(&out), "--data", &world, "--device", "cpu", "--json"];
+    let with = |head: &[&str], tail: &[&str]| json(&[head, &model, tail].concat());
+    let eval = with(&["eval", "retrieval"], &[]);
+    let r1 = eval["t2v"]["R@1"].as_f64().unwrap();
+    assert!(r1 > 20.0, "40 texts among 20 videos: chance is 5 %, got {r1}");
+    assert_eq!(eval["protocol"]["tie_rule"], "expected");
+    let first = json(&["data", "inspect", &world, "--json"])["sources"].to_string();
+    assert!(first.contains("f16"));
+    let captions = std::fs::read_to_string(Path::new(&world).join("captions.jsonl")).unwrap();
+    let line: Value =
+        captions.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()).find(|l| l["split"] == "test").unwrap();
+    let (text_id, video_id) = (line["text_id"].as_str().unwrap(), line["video_id"].as_str().unwrap());
+    let search = with(&["search"], &["--text", text_id, "--top", "20"]);
+    let hits = search["hits"].as_array().unwrap();
+    assert_eq!(hits.len(), 20);
+    assert!(hits.iter().any(|h| h["id"] == video_id && h["relevant"] == true));
+    let reverse = with(&["search"], &["--video", video_id, "--top", "5"]);
+    assert_eq!(reverse["direction"], "v2t");
+    let picture = dir.path().join("why.html");
+    let why = with(&["explain"], &["--text", text_id, "--out", at(&picture)]);
+    let relevance: f64 = why["relevance"].as_array().unwrap().iter().map(|r| r.as_f64().unwrap()).sum();
+    assert!((relevance - 1.0).abs() < 1e-4, "relevance is a distribution over frames");
+    let page = std::fs::read_to_string(&picture).unwrap();
+    assert!(page.contains("<svg") && !page.contains("http-equiv=\"refresh\"") && !page.contains("<script src"));
+
+    // The matrix on disk says what the streamed evaluation said.
+    let matrix = dir.path().join("sim.npy");
+    with(&["score"], &["--out", at(&matrix)]);
+    let again = json(&["eval", "retrieval", "--scores", at(&matrix), "--data", &world, "--json"]);
+    assert_eq!(again["t2v"], eval["t2v"]);
+    assert_eq!(again["v2t"], eval["v2t"]);
+
+    // And so do TREC files made from it, as far down as they go.
+    let (trec, qrels) = (dir.path().join("run.txt"), dir.path().join("qrels.txt"));
+    with(&["eval", "retrieval"], &["--trec-run", at(&trec), "--trec-qrels", at(&qrels)]);
+    let from_trec = json(&["eval", "retrieval", "--run", at(&trec), "--qrels", at(&qrels), "--json"]);
+    assert_eq!(from_trec["t2v"]["R@1"], eval["t2v"]["R@1"]);
+}
+
+#[test]
+fn kill_nine_at_ten_moments_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    let begun = Instant::now();
+    ok(&train(&world, at(&whole)));
+    let time = begun.elapsed();
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    println!("seed {seed}");
+    let random = moviola::random::Random::new(seed, 0);
+    let mut args = train(&world, at(&killed));
+    args.push("--resume");
+    for moment in 0..10 {
+        let wait = time.mul_f32(random.uniform(moment));
+        let mut child = moviola(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(wait.max(Duration::from_millis(5)));
+        // Unix sends SIGKILL: no handler runs.
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    ok(&args);
+    for file in ["model.safetensors", "log.jsonl"] {
+        let (a, b) = (std::fs::read(whole.join(file)).unwrap(), std::fs::read(killed.join(file)).unwrap());
+        assert!(a == b, "{file} differs after ten kills");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, out) = (world(dir.path()), dir.path().join("run"));
+    let mut args = train(&world, at(&out));
+    args.extend(["--set", "train.epochs=100000"]);
+    let child = moviola(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !out.join("checkpoints").exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("--resume"));
+}
+
+#[test]
+fn plans_stay_close_to_their_lower_bound() {
+    for size in [&["--batch", "128"][..], &["--batch", "31", "--words", "77", "--frames", "64", "--dim", "192"][..]] {
+        let rows = json(&[&["plan", "--json", "--device", "cpu"], size].concat());
+        let rows = rows.as_array().unwrap();
+        assert!(rows.len() >= 8, "training and inference of every model");
+        for row in rows {
+            let (peak, bound) = (row["peak_bytes"].as_f64().unwrap(), row["lower_bound_bytes"].as_f64().unwrap());
+            assert!(peak <= 1.05 * bound, "{row}");
+        }
+    }
+}
+
+#[test]
+fn the_program_starts_without_a_vulkan_driver() {
+    let bare = |args: &[&str]| {
+        moviola(args).env("VK_DRIVER_FILES", "/nowhere").env("VK_ICD_FILENAMES", "/nowhere").output().unwrap()
+    };
+    let doctor = bare(&["doctor"]);
+    assert!(doctor.status.success(), "{}", text(&doctor.stderr));
+    if cfg!(feature = "wgpu") {
+        assert!(text(&doctor.stdout).contains("mesa-vulkan-drivers"), "{}", text(&doctor.stdout));
+        let asked = bare(&["plan", "--device", "wgpu"]);
+        assert_eq!(asked.status.code(), Some(1));
+        assert!(text(&asked.stderr).contains("mesa-vulkan-drivers"), "{}", text(&asked.stderr));
+    }
+    assert!(bare(&["plan", "--device", "auto"]).status.success());
+}
+
+#[test]
+fn nonsense_is_answered_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, out) = (world(dir.path()), dir.path().join("run"));
+    let nowhere = dir.path().join("nowhere");
+    let has = |error: String, words: &[&str]| {
+        for word in words {
+            assert!(error.contains(word), "{word:?} is not in: {error}");
+        }
+        assert!(!error.contains("panicked"), "{error}");
+    };
+    has(refused(&["train", "--data", at(&nowhere), "--out", at(&out)]), &["nowhere"]);
+    has(refused(&["eval", "retrieval", "--model", &world, "--data", &world]), &["config.json", "moviola train"]);
+    has(refused(&["plan", "--device", "tpu"]), &["tpu", "auto, cpu, wgpu"]);
+    has(refused(&["plan", "--model", "gpt"]), &["gpt", "token-interaction"]);
+    let base = ["train", "--data", &world, "--out", at(&out), "--device", "cpu"];
+    let with = |tail: &[&str]| refused(&[&base, tail].concat());
+    has(with(&["--set", "train.epochs=0"]), &["train.epochs", "1 to"]);
+    has(with(&["--set", "train.epoch=3"]), &["epoch", "epochs"]);
+    has(with(&["--set", "model.temperature=\"NaN\""]), &["temperature"]);
+    has(with(&["--set", "model.text_dim=77"]), &["32", "77"]);
+    has(with(&["--set", "nonsense"]), &["KEY=VALUE"]);
+    assert!(!out.exists(), "nothing is written for a run that cannot start");
+
+    // A model folder damaged in every way a disk can.
+    ok(&train(&world, at(&out)));
+    let eval = ["eval", "retrieval", "--model", at(&out), "--data", &world, "--device", "cpu"];
+    let (config, weights) = (out.join("config.json"), out.join("model.safetensors"));
+    let (text_before, bytes) = (std::fs::read_to_string(&config).unwrap(), std::fs::read(&weights).unwrap());
+    std::fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
+    has(refused(&eval), &["model.safetensors", "damaged"]);
+    let mut nan = bytes.clone();
+    let last = nan.len() - 4;
+    nan[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&weights, &nan).unwrap();
+    has(refused(&eval), &["NaN"]);
+    std::fs::write(&weights, &bytes).unwrap();
+    std::fs::write(&config, text_before.replace("\"version\": 1", "\"version\": 9")).unwrap();
+    has(refused(&eval), &["version 9"]);
+    std::fs::write(&config, text_before.replace("token-interaction", "mean-pool")).unwrap();
+    has(refused(&eval), &["model.safetensors", "another model"]);
+    std::fs::write(&config, text_before.replace("\"dim\": 32", "\"dim\": 99999999999")).unwrap();
+    has(refused(&eval), &["dim"]);
+    std::fs::write(&config, &text_before).unwrap();
+    ok(&eval);
+}
+
+#[test]
+fn every_command_shows_an_example_in_its_help() {
+    let commands: &[&[&str]] = &[
+        &["demo"],
+        &["train"],
+        &["eval", "retrieval"],
+        &["score"],
+        &["search"],
+        &["explain"],
+        &["data", "check"],
+        &["data", "inspect"],
+        &["data", "convert"],
+        &["data", "world"],
+        &["data", "msrvtt"],
+        &["plan"],
+        &["doctor"],
+        &["completions"],
+    ];
+    for command in commands {
+        let help = ok(&[command, &["--help"][..]].concat());
+        assert!(help.contains("Example"), "{command:?} has no example");
+    }
+    assert!(ok(&["completions", "bash"]).contains("_moviola"));
+}

@@ -1,0 +1,15 @@
+// Part of several kernels: a sum over 256 invocations.
+var<workgroup> lanes: array<f32, 256>;
+
+// The sum over the workgroup, always in the same order.
+fn add_up(lane: u32, value: f32) -> f32 {
+    lanes[lane] = value;
+    workgroupBarrier();
+    for (var half = 128u; half > 0u; half >>= 1u) {
+        if lane < half { lanes[lane] += lanes[lane + half]; }
+        workgroupBarrier();
+    }
+    let sum = lanes[0];
+    workgroupBarrier();
+    return sum;
+}
