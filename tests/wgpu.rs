@@ -8,7 +8,7 @@ use moviola::engine::backend::{Backend, DeviceChoice, open};
 use moviola::engine::check::{self, Way};
 use moviola::engine::graph::Graph;
 use moviola::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
-use moviola::engine::op::{Class, KernelDef, OPS, Params, read, write};
+use moviola::engine::op::{Class, KernelDef, Params, Target, read, write};
 use moviola::engine::scheduler::plan::{Command, LaunchCommand, Plan, Region, RegionBytes, Span, StateLayout, plan};
 use moviola::engine::tensor::{Axis, Counts, Dim, Meta};
 use moviola::error::Error;
@@ -52,7 +52,7 @@ fn windows_of_a_region_agree_with_every_reference() {
     let mut gpu = gpu();
     gpu.limit_binding_bytes(4 << 10);
     let (mut checked, mut refused) = (0, 0);
-    for op in OPS {
+    for op in common::ops_of(Target::Wgsl) {
         for sample in op.samples().iter().filter(|s| s.class == Class::Tiny) {
             for way in [Way::Direct, Way::Arena] {
                 match check::run(&mut gpu, sample, way) {
