@@ -3,7 +3,7 @@
 use super::super::{Common, device, output};
 use super::batch::{Batch, SEED, Sizes};
 use super::profile::{self, Line};
-use super::{dump, median};
+use super::{cpu_seconds, dump, median};
 use crate::engine::backend::Backend;
 use crate::engine::fuse::fuse;
 use crate::engine::scheduler::executor::{Executor, SlotWriter};
@@ -146,8 +146,7 @@ impl Step {
             model: self.model.clone(),
             seed: SEED,
             seconds: median(times.clone()),
-            // The system counts in hundredths of a second: only the mean says more.
-            cpu_seconds: cpu.map(|t| t.iter().sum::<f64>() / t.len() as f64),
+            cpu_seconds: cpu.map(median),
             times,
             flops,
             losses,
@@ -222,13 +221,4 @@ fn pack(slot: &mut SlotWriter, batch: &Batch, step: usize) -> Result<()> {
     let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;
     slot.f32("scalars")?.copy_from_slice(&[LEARNING_RATE, correction(o.beta1), correction(o.beta2), 0.0]);
     Ok(())
-}
-
-/// Seconds that this process has kept cores busy, where the system tells: Linux, in its ticks of a hundredth.
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // Fields 14 and 15 of the line; the second, a name in brackets, may hold blanks.
-    let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<f64>().ok();
-    Some((ticks()? + ticks()?) / 100.0)
 }
