@@ -14,8 +14,9 @@ use clap::Args;
 use serde::Serialize;
 use std::time::Instant;
 
-/// Texts whose words the matrix product takes at a time, so that its result need not leave the cache.
-const TEXTS_AT_A_TIME: usize = 8;
+/// Texts whose words the matrix product takes at a time: enough for its best speed, few enough that its result, which
+/// scoring never writes, takes little memory.
+const TEXTS_AT_A_TIME: usize = 32;
 
 /// Time the scoring of all pairs against its matrix product alone, run in turns.
 #[derive(Args)]
