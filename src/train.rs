@@ -6,4 +6,4 @@ pub mod options;
 pub mod trainer;
 
 pub use options::TrainOptions;
-pub use trainer::{Event, Summary, Trainer};
+pub use trainer::{Event, Run, Summary, Trainer};

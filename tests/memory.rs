@@ -10,7 +10,7 @@ use moviola::eval::{CaptionMode, Directions, Relevance};
 use moviola::models::scorer::Scorer;
 use moviola::models::{Config, build, folder};
 use moviola::train::log::Line;
-use moviola::train::{Event, TrainOptions, Trainer};
+use moviola::train::{Event, Run, TrainOptions, Trainer};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::borrow::Cow;
 use std::path::Path;
@@ -67,8 +67,9 @@ fn a_hundred_steps_leave_the_heap_as_it_was() {
     let config = Config { text_dim: 64, video_dim: 64, dim: 64, ..Config::default() };
     let options = TrainOptions { epochs: 8, batch: 128, checkpoint_every: 1000, ..TrainOptions::default() };
     let backend = Box::new(Cpu::new(2).unwrap());
-    let mut trainer =
-        Trainer::new(&dir.path().join("run"), &config, &options, &data, None, backend, false, |_| {}).unwrap();
+    let out = dir.path().join("run");
+    let run = Run { out: &out, config: &config, options: &options, train: &data, val: None, resume: false };
+    let mut trainer = Trainer::new(&run, backend, |_| {}).unwrap();
     assert!(trainer.steps() > 140);
     let mut live = vec![];
     let mut largest = 0;

@@ -11,7 +11,7 @@ use moviola::engine::tensor::Counts;
 use moviola::error::{Error, Result};
 use moviola::models::{Config, folder};
 use moviola::train::log::{Line, Log};
-use moviola::train::{Event, TrainOptions, Trainer};
+use moviola::train::{Event, Run, TrainOptions, Trainer};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,11 +42,15 @@ fn cpu(threads: usize) -> Box<dyn Backend> {
     Box::new(Cpu::new(threads).unwrap())
 }
 
+fn run<'a>(out: &'a Path, config: &'a Config, options: &'a TrainOptions, data: &'a Splits) -> Run<'a> {
+    Run { out, config, options, train: &data.train, val: Some(&data.val), resume: false }
+}
+
 /// Trains until the end, or until step `stop_at` was reported; returns whether it finished.
 fn train(out: &Path, data: &Splits, model: &str, backend: Box<dyn Backend>, resume: bool, stop_at: usize) -> bool {
     let stop = AtomicBool::new(false);
-    let mut trainer =
-        Trainer::new(out, &config(model), &options(3), &data.train, Some(&data.val), backend, resume, |_| {}).unwrap();
+    let (c, o) = (config(model), options(3));
+    let mut trainer = Trainer::new(&Run { resume, ..run(out, &c, &o, data) }, backend, |_| {}).unwrap();
     let summary = trainer
         .run(&stop, |event| {
             if let Event::Line(Line::Step { step, .. }) = event {
@@ -123,7 +127,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
     let mut warnings = vec![];
     let (c, o) = (config("mean-pool"), options(3));
-    let mut trainer = Trainer::new(&broken, &c, &o, &data.train, Some(&data.val), cpu(2), true, |e| {
+    let mut trainer = Trainer::new(&Run { resume: true, ..run(&broken, &c, &o, &data) }, cpu(2), |e| {
         if let Event::Warning(e) = e {
             warnings.push(e.to_string());
         }
@@ -142,7 +146,7 @@ fn another_runs_checkpoint_is_refused_and_left_alone() {
     assert!(!train(&out, &data, "mean-pool", cpu(2), false, 5));
     let before = std::fs::read(out.join("log.jsonl")).unwrap();
     let again = |config: &Config, options: &TrainOptions, resume| {
-        let made = Trainer::new(&out, config, options, &data.train, None, cpu(1), resume, |_| {});
+        let made = Trainer::new(&Run { resume, ..run(&out, config, options, &data) }, cpu(1), |_| {});
         made.err().map(|e| e.to_string()).unwrap_or_default()
     };
     let same = config("mean-pool");
@@ -190,12 +194,13 @@ fn a_plan_larger_than_the_device_is_refused_before_allocation_with_numbers() {
     let data = world(dir.path(), fresh_seed());
     let backend = Box::new(Tiny(Cpu::new(1).unwrap()));
     let c = Config { dim: 256, ..config("token-interaction") };
-    let made = Trainer::new(&dir.path().join("run"), &c, &options(1), &data.train, None, backend, false, |_| {});
+    let (out, o) = (dir.path().join("run"), options(1));
+    let made = Trainer::new(&run(&out, &c, &o, &data), backend, |_| {});
     match made.err() {
         Some(Error::Memory { needed, available, .. }) => assert!(needed > available && available == 1 << 20),
         other => panic!("expected a memory error, got {other:?}"),
     }
-    assert!(!dir.path().join("run").exists(), "nothing is written for a run that cannot start");
+    assert!(!out.exists(), "nothing is written for a run that cannot start");
 }
 
 #[cfg(feature = "wgpu")]
@@ -206,10 +211,10 @@ fn a_gpu_trains_with_the_losses_of_the_cpu() {
     let data = world(dir.path(), fresh_seed());
     let o = TrainOptions { epochs: 7, batch: 16, ..TrainOptions::default() };
     for model in ["mean-pool", "token-interaction"] {
-        let run = |name: &str, backend| {
+        let losses = |name: &str, backend| {
             let out = dir.path().join(format!("{model}-{name}"));
             let c = config(model);
-            let mut trainer = Trainer::new(&out, &c, &o, &data.train, None, backend, false, |_| {}).unwrap();
+            let mut trainer = Trainer::new(&run(&out, &c, &o, &data), backend, |_| {}).unwrap();
             trainer.run(&AtomicBool::new(false), |_| {}).unwrap();
             let lines = Log::read(&out.join("log.jsonl")).unwrap();
             let loss = |l: &Line| if let Line::Step { loss, .. } = l { Some(*loss) } else { None };
@@ -217,7 +222,7 @@ fn a_gpu_trains_with_the_losses_of_the_cpu() {
         };
         let (gpu, _) = backend::open(&DeviceChoice::Wgpu(None), 0)
             .expect("a Vulkan driver is needed: apt-get install mesa-vulkan-drivers libvulkan1");
-        let (want, have) = (run("cpu", cpu(2)), run("gpu", gpu));
+        let (want, have) = (losses("cpu", cpu(2)), losses("gpu", gpu));
         assert!(want.len() >= 50 && want.len() == have.len());
         for (step, (w, h)) in want.iter().zip(&have).enumerate().take(50) {
             assert!((w - h).abs() <= 1e-4 * w.abs(), "{model} step {step}: {h} on the GPU, {w} on the CPU");

@@ -11,7 +11,7 @@ use crate::eval::{CaptionMode, Captions, Directions, Retrieval, Setting};
 use crate::models::scorer::Scorer;
 use crate::models::{Config, MODELS};
 use crate::picture::{Report, table};
-use crate::train::TrainOptions;
+use crate::train::{Run, TrainOptions};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,9 @@ impl Demo {
                 dim: 128,
                 ..Config::default()
             };
-            let summary = train_model(common, &out, &config, &options, &train, Some(&val), false)?;
+            let run =
+                Run { out: &out, config: &config, options: &options, train: &train, val: Some(&val), resume: false };
+            let summary = train_model(common, &run)?;
             if summary.stopped_early {
                 return Err(Error::Stopped);
             }

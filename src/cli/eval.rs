@@ -172,9 +172,7 @@ impl RetrievalArgs {
             self.counts(&matrix, &data)?
         } else {
             let (mut tiler, texts, videos) = scorer.tiler();
-            let counts =
-                count_ranks(&mut tiler, texts, videos, relevance(&data)?, self.mode(), Directions::Both, &STOP)?;
-            counts
+            count_ranks(&mut tiler, texts, videos, relevance(&data)?, self.mode(), Directions::Both, &STOP)?
         };
         Retrieval::new(&counts, &self.setting(scorer.device(), Some(&data))?)
     }

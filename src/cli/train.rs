@@ -8,7 +8,7 @@ use crate::eval::file;
 use crate::models::{Config, rows::TextRows};
 use crate::picture::Curves;
 use crate::train::log::{Line, Log};
-use crate::train::{Event, Summary, TrainOptions, Trainer};
+use crate::train::{Event, Run, Summary, TrainOptions, Trainer};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -125,7 +125,15 @@ impl Train {
         let train = self.data.open(Split::Train)?;
         let val = self.data.open_if_there(Split::Val)?;
         let model = config.model(&train)?;
-        let summary = train_model(common, &self.out, &model, &config.train, &train, val.as_ref(), self.resume)?;
+        let run = Run {
+            out: &self.out,
+            config: &model,
+            options: &config.train,
+            train: &train,
+            val: val.as_ref(),
+            resume: self.resume,
+        };
+        let summary = train_model(common, &run)?;
         output::result(common, &summary, || told(&summary))
     }
 }
@@ -139,23 +147,14 @@ fn told(s: &Summary) -> String {
 }
 
 /// Trains with a progress bar and draws the curves; also what `demo` does.
-pub fn train_model(
-    common: &Common,
-    out: &Path,
-    model: &Config,
-    options: &TrainOptions,
-    train: &Dataset,
-    val: Option<&Dataset>,
-    resume: bool,
-) -> Result<Summary> {
+pub fn train_model(common: &Common, run: &Run) -> Result<Summary> {
     let backend = device::open(common)?;
-    let warn = |event: Event| {
+    let mut trainer = Trainer::new(run, backend, |event| {
         if let Event::Warning(e) = event {
             output::note(common, format!("passing over a damaged checkpoint: {e}"));
         }
-    };
-    let mut trainer = Trainer::new(out, model, options, train, val, backend, resume, warn)?;
-    let bar = progress::bar(common, &model.model, trainer.steps() as u64);
+    })?;
+    let bar = progress::bar(common, &run.config.model, trainer.steps() as u64);
     let summary = trainer.run(&STOP, |event| match event {
         Event::Start { step, .. } => bar.set_position(step as u64),
         Event::Line(Line::Step { step, loss, .. }) => {
@@ -169,7 +168,7 @@ pub fn train_model(
         Event::Checkpoint(_) | Event::Warning(_) => {}
     })?;
     bar.finish_and_clear();
-    file::replace(&out.join("curves.svg"), curves(&out.join("log.jsonl"))?.as_bytes())?;
+    file::replace(&run.out.join("curves.svg"), curves(&run.out.join("log.jsonl"))?.as_bytes())?;
     Ok(summary)
 }
 

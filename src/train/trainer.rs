@@ -52,6 +52,19 @@ pub struct Summary {
     pub model: PathBuf,
 }
 
+/// What a person asks for: where, what, how, on which data.
+#[derive(Copy, Clone)]
+pub struct Run<'a> {
+    /// Folder of the model, its log and its checkpoints.
+    pub out: &'a Path,
+    pub config: &'a Config,
+    pub options: &'a TrainOptions,
+    pub train: &'a Dataset,
+    pub val: Option<&'a Dataset>,
+    /// Go on from the newest checkpoint, if there is one.
+    pub resume: bool,
+}
+
 /// A run that is ready to start: plans made, memory taken, state loaded.
 pub struct Trainer<'a> {
     out: PathBuf,
@@ -139,16 +152,8 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When options or data do not fit, when memory does not suffice (before any is taken), or when `out` holds a run
     /// and `resume` is not set.
-    pub fn new(
-        out: &Path,
-        config: &Config,
-        options: &TrainOptions,
-        train: &'a Dataset,
-        val: Option<&'a Dataset>,
-        backend: Box<dyn Backend>,
-        resume: bool,
-        mut observe: impl FnMut(Event),
-    ) -> Result<Trainer<'a>> {
+    pub fn new(run: &Run<'a>, backend: Box<dyn Backend>, mut observe: impl FnMut(Event)) -> Result<Trainer<'a>> {
+        let Run { out, config, options, train, val, resume } = *run;
         options.check()?;
         let model = build(config)?;
         let train = Pairs::new(train, config)?;
@@ -211,7 +216,7 @@ impl<'a> Trainer<'a> {
             }
             final_loss = self.stretch(epoch, end, stop, &mut observe)?.or(final_loss);
             let epoch_ended = self.state.step == (epoch + 1) * per_epoch;
-            let due = (epoch + 1) % self.options.validate_every == 0 || self.state.step == steps;
+            let due = (epoch + 1).is_multiple_of(self.options.validate_every) || self.state.step == steps;
             if epoch_ended && due {
                 self.validate(epoch, stop, &mut observe)?;
             }

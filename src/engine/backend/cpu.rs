@@ -18,7 +18,7 @@ pub mod topk;
 
 #[cfg(feature = "wgpu")]
 pub(super) use raw::check as check_plan;
-pub use raw::{Matrix, MatrixMut, matmul};
+pub use raw::{Matrix, MatrixMut, matmul, matmul_by_all};
 
 use super::{Backend, DeviceInfo, DeviceKind};
 use crate::engine::op::{Ctx, Params, Target, resolve_size};

@@ -139,7 +139,7 @@ mod tests {
                 let far = random.below(4 * i, 4) == 0;
                 let length = random.below(4 * i + 1, if far { n as u64 } else { 6 }) as usize;
                 let bytes = 256 << random.below(4 * i + 2, 12);
-                let bytes = bytes * (1 + random.below(4 * i + 3, 5)) as u64;
+                let bytes = bytes * (1 + random.below(4 * i + 3, 5));
                 Lifetime { bytes, first: i as u32, last: (i as usize + length).min(n) as u32 }
             })
             .collect()

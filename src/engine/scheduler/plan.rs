@@ -168,6 +168,11 @@ impl Plan {
             bytes_out: sum.bytes_out + info.cost.bytes_out,
         })
     }
+    /// One plan a command, in order and over the same memory: run one after the other they are this plan, and each can
+    /// be timed.
+    pub fn apart(&self) -> Vec<Plan> {
+        self.commands.iter().map(|c| Plan { commands: vec![c.clone()], ..self.clone() }).collect()
+    }
     /// # Errors
     /// When a batch is larger than the plan was made for.
     pub fn check_counts(&self, counts: &Counts) -> Result<()> {

@@ -69,14 +69,13 @@ pub fn stream<J: Send>(
             free_buffers
         });
         let mut flying: VecDeque<(J, Counts, usize)> = VecDeque::new();
-        let mut next = 0;
         let mut land = |executor: &mut Executor, flying: &mut VecDeque<(J, Counts, usize)>| -> Result<()> {
             let Some((job, counts, slot)) = flying.pop_front() else { return Ok(()) };
             let read = &mut results[..(p.bytes.output / 4) as usize];
             executor.backend().read(Region::Out, slot, 0, bytemuck::cast_slice_mut(read))?;
             done(job, &Outputs { plan: &p, words: &results, counts })
         };
-        for batch in packed_batches {
+        for (number, batch) in packed_batches.into_iter().enumerate() {
             let Packed { job, counts, words } = batch?;
             if stop.load(Ordering::Relaxed) {
                 break;
@@ -84,8 +83,7 @@ pub fn stream<J: Send>(
             if flying.len() == IN_FLIGHT {
                 land(executor, &mut flying)?;
             }
-            let slot = next % SLOTS;
-            next += 1;
+            let slot = number % SLOTS;
             let staged = &words[..(p.bytes.input / 4) as usize];
             executor.backend().write(Region::In, slot, 0, bytemuck::cast_slice(staged))?;
             executor.backend().submit(plan, slot, counts)?;

@@ -173,11 +173,25 @@ fn reaches(rows: usize, cols: usize, row: usize, col: usize, len: usize) -> bool
     rows == 0 || cols == 0 || (rows - 1) * row + (cols - 1) * col < len
 }
 
-/// `c[m, n] = beta · c + a[m, k] · b[k, n]`, with f32 accumulation in an order that depends on the sizes alone.
+/// `c[m, n] = beta · c + a[m, k] · b[k, n]`, with f32 accumulation in an order that depends on the sizes alone. For
+/// tasks: uses the calling thread only.
 ///
 /// # Panics
 /// When a matrix reaches beyond its data.
 pub fn matmul(m: usize, n: usize, k: usize, c: MatrixMut, beta: f32, a: Matrix, b: Matrix) {
+    product([m, n, k], c, beta, a, b, gemm::Parallelism::None);
+}
+
+/// [`matmul`] by all threads of the pool: tiles of `c` are divided among them, `k` is not, so that their number changes
+/// no bit.
+///
+/// # Panics
+/// When a matrix reaches beyond its data.
+pub fn matmul_by_all(m: usize, n: usize, k: usize, c: MatrixMut, beta: f32, a: Matrix, b: Matrix) {
+    product([m, n, k], c, beta, a, b, gemm::Parallelism::Rayon(0));
+}
+
+fn product([m, n, k]: [usize; 3], c: MatrixMut, beta: f32, a: Matrix, b: Matrix, threads: gemm::Parallelism) {
     assert!(
         reaches(m, n, c.row, 1, c.data.len())
             && reaches(m, k, a.row, a.col, a.data.len())
@@ -206,7 +220,41 @@ pub fn matmul(m: usize, n: usize, k: usize, c: MatrixMut, beta: f32, a: Matrix, 
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            threads,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit_of_a_product() {
+        let seed = u64::from(std::process::id());
+        let random = Random::new(seed, 1);
+        for (round, [m, n, k]) in
+            [[301, 257, 515], [1536, 512, 512], [128, 96, 4100], [1031, 1, 300]].into_iter().enumerate()
+        {
+            let values = |stream: usize, count: usize| -> Vec<f32> {
+                (0..count).map(|i| random.normal((round * 4 + stream) as u64 * (1 << 32) + i as u64)).collect()
+            };
+            let (a, b) = (values(0, m * k), values(1, k * n));
+            for (a_t, b_t) in [(false, false), (false, true), (true, false)] {
+                let a = if a_t { Matrix { data: &a, row: 1, col: m } } else { Matrix { data: &a, row: k, col: 1 } };
+                let b = if b_t { Matrix { data: &b, row: 1, col: k } } else { Matrix { data: &b, row: n, col: 1 } };
+                let by = |threads: usize| {
+                    let mut c = vec![f32::NAN; m * n];
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    pool.install(|| matmul_by_all(m, n, k, MatrixMut { data: &mut c, row: n }, 0.0, a, b));
+                    c.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+                };
+                let one = by(1);
+                for threads in [2, 3, 7] {
+                    assert!(by(threads) == one, "seed {seed}: {m} x {n} x {k}, {a_t} {b_t}, {threads} threads");
+                }
+            }
+        }
     }
 }

@@ -13,10 +13,15 @@ pub fn sum_rows(call: &mut Call) {
     let x = x.f32();
     y.f32_mut()[..cols].par_chunks_mut(COLS).enumerate().for_each(|(i, y)| {
         y.fill(0.0);
-        for r in 0..rows {
-            let x = &x[r * stride + i * COLS..][..y.len()];
-            y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
-        }
+        simd(
+            #[inline(always)]
+            || {
+                for r in 0..rows {
+                    let x = &x[r * stride + i * COLS..][..y.len()];
+                    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+                }
+            },
+        );
     });
 }
 

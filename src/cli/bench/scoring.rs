@@ -1,0 +1,162 @@
+//! `bench scoring`: all pairs of texts and videos by token interaction, beside the matrix product inside of it.
+
+use super::super::{Common, device, output};
+use super::batch::Sizes;
+use super::median;
+use crate::engine::graph::{Graph, Value};
+use crate::engine::op::interact::Interact;
+use crate::engine::op::linear::Linear;
+use crate::engine::scheduler::executor::Executor;
+use crate::engine::scheduler::plan::{StateLayout, plan};
+use crate::engine::tensor::{Counts, Dim, Meta};
+use crate::error::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+use std::time::Instant;
+
+/// Texts whose words the matrix product takes at a time: enough for its best speed, few enough that its result, which
+/// scoring never writes, takes little memory.
+const TEXTS_AT_A_TIME: usize = 32;
+
+/// Time the scoring of all pairs against its matrix product alone, run in turns.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moviola bench scoring --texts 1000 --videos 1000 --words 32 --frames 12 --dim 512 --json")]
+pub struct Scoring {
+    #[arg(long, default_value_t = 1000)]
+    texts: usize,
+    #[arg(long, default_value_t = 1000)]
+    videos: usize,
+    /// Words of a text; its sentence row comes on top.
+    #[arg(long, default_value_t = 32)]
+    words: usize,
+    /// Frames of a video.
+    #[arg(long, default_value_t = 12)]
+    frames: usize,
+    #[arg(long, default_value_t = 512)]
+    dim: usize,
+    /// Every length is random, from 1 to the given one.
+    #[arg(long)]
+    ragged: bool,
+    /// Turns of which the medians are taken.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+}
+
+#[derive(Serialize)]
+struct Report {
+    device: String,
+    texts: usize,
+    videos: usize,
+    seconds: f64,
+    gemm_seconds: f64,
+    /// Median over turns of scoring / product.
+    ratio: f64,
+    ratios: Vec<f64>,
+    pairs_per_second: f64,
+    gemm_gigaflops: f64,
+}
+
+impl Scoring {
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let &Scoring { texts, videos, words, frames, dim, ragged, runs } = self;
+        let sizes = Sizes { texts, videos, words, frames, dim, ragged };
+        sizes.check()?;
+        if !(1..=10_000).contains(&runs) {
+            return Err(Error::config("--runs", format!("is {runs}"), "use 1 to 10000"));
+        }
+        let batch = sizes.batch();
+        let (rows, columns) = (batch.texts.rows(), batch.videos.rows());
+        let part = rows.min(TEXTS_AT_A_TIME * (words + 1));
+        let graphs = [self.scoring(rows, columns)?, product(rows, columns, part, dim)?];
+        let states = StateLayout::of(&graphs)?;
+        let backend = device::open(common)?;
+        let ctx = backend.ctx();
+        let plans = ["scoring", "product"].iter().zip(&graphs).map(|(n, g)| plan(n, g, &states, &ctx));
+        let mut executor = Executor::new(backend, plans.collect::<Result<_>>()?, states)?;
+        executor.write_state("words", batch.texts.values())?;
+        executor.write_state("frames", batch.videos.values())?;
+        executor.write_state_words("word_segments", &batch.texts.segments())?;
+        executor.write_state_words("frame_segments", &batch.videos.segments())?;
+        executor.write_state("word_log_weights", &vec![-(words as f32).ln(); rows])?;
+        executor.write_state("frame_bias", &vec![0.0; columns])?;
+
+        let parts = rows.div_ceil(part);
+        // The last part is as large as the others; its surplus is taken off.
+        let surplus = (parts * part) as f64 / rows as f64;
+        let (mut scoring, mut product, mut ratios) = (vec![], vec![], vec![]);
+        for turn in 0..=runs {
+            let begun = Instant::now();
+            executor.compute(0, Counts::default())?;
+            let all = begun.elapsed().as_secs_f64();
+            let begun = Instant::now();
+            (0..parts).try_for_each(|_| executor.compute(1, Counts::default()))?;
+            let alone = begun.elapsed().as_secs_f64() / surplus;
+            // The first turn warms up.
+            if turn > 0 {
+                scoring.push(all);
+                product.push(alone);
+                ratios.push(all / alone);
+            }
+        }
+        let (seconds, gemm_seconds) = (median(scoring), median(product));
+        let flops = 2.0 * rows as f64 * columns as f64 * dim as f64;
+        let report = Report {
+            device: executor.device(),
+            texts,
+            videos,
+            seconds,
+            gemm_seconds,
+            ratio: median(ratios.clone()),
+            ratios,
+            pairs_per_second: texts as f64 * videos as f64 / seconds,
+            gemm_gigaflops: flops / gemm_seconds / 1e9,
+        };
+        output::result(common, &report, || {
+            format!(
+                "{texts} x {videos} pairs in {:.3} s ({:.0} a second), {:.2} times its matrix product alone ({:.3} s, {:.0} GFLOP/s); {}",
+                report.seconds,
+                report.pairs_per_second,
+                report.ratio,
+                report.gemm_seconds,
+                report.gemm_gigaflops,
+                report.device
+            )
+        })
+    }
+
+    fn scoring(&self, rows: usize, columns: usize) -> Result<Graph> {
+        let mut g = Graph::new();
+        let tokens = |rows| Meta::f32(&[Dim::Fixed(rows), Dim::Fixed(self.dim)]);
+        let words = g.state("words", tokens(rows)?);
+        let frames = g.state("frames", tokens(columns)?);
+        let word_segments = g.state("word_segments", Meta::u32(&[Dim::Fixed(self.texts), Dim::Fixed(2)])?);
+        let frame_segments = g.state("frame_segments", Meta::u32(&[Dim::Fixed(self.videos), Dim::Fixed(2)])?);
+        let weights = g.state("word_log_weights", Meta::f32(&[Dim::Fixed(rows)])?);
+        let bias = g.state("frame_bias", Meta::f32(&[Dim::Fixed(columns)])?);
+        let longest = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let op = Interact {
+            temperature: 0.05,
+            relevance_temperature: 0.1,
+            max_words: longest(self.words.saturating_add(1)),
+            max_frames: longest(self.frames),
+        };
+        let none = Value::ABSENT;
+        let ins = [words, word_segments, weights, frames, frame_segments, bias, none, none, none, none, none];
+        let scores = g.apply(op, &ins)?;
+        g.output("scores", scores);
+        Ok(g)
+    }
+}
+
+/// The products of `part` words with all frames.
+fn product(rows: usize, columns: usize, part: usize, dim: usize) -> Result<Graph> {
+    let mut g = Graph::new();
+    let words = g.state("words", Meta::f32(&[Dim::Fixed(rows), Dim::Fixed(dim)])?);
+    let frames = g.state("frames", Meta::f32(&[Dim::Fixed(columns), Dim::Fixed(dim)])?);
+    let words = g.view(words, 0, Meta::f32(&[Dim::Fixed(part), Dim::Fixed(dim)])?)?;
+    let y = g.apply(Linear::new(false, true), &[words, frames, Value::ABSENT, Value::ABSENT])?;
+    g.output("product", y);
+    Ok(g)
+}
