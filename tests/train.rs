@@ -53,10 +53,10 @@ fn train(out: &Path, data: &Splits, model: &str, backend: Box<dyn Backend>, resu
     let mut trainer = Trainer::new(&Run { resume, ..run(out, &c, &o, data) }, backend, |_| {}).unwrap();
     let summary = trainer
         .run(&stop, |event| {
-            if let Event::Line(Line::Step { step, .. }) = event {
-                if *step >= stop_at {
-                    stop.store(true, Ordering::Relaxed);
-                }
+            if let Event::Line(Line::Step { step, .. }) = event
+                && *step >= stop_at
+            {
+                stop.store(true, Ordering::Relaxed);
             }
         })
         .unwrap();
