@@ -144,6 +144,31 @@ fn ctrl_c_saves_and_says_so() {
     assert!(text(&done.stdout).contains("--resume"));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_costs_nothing_that_was_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    let (whole, full) = (dir.path().join("whole"), dir.path().join("full"));
+    ok(&train(&world, at(&whole)));
+    let mut args = train(&world, at(&full));
+    args.push("--resume");
+    let mut child = moviola(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !full.join("checkpoints").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // No file may grow beyond 16 blocks: writing one fails as on a full disk, after part of it was written.
+    let script = "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\"";
+    let out = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_moviola")]).args(&args).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("could not write") && text(&out.stderr).contains("safetensors"));
+    ok(&args);
+    let (a, b) = (std::fs::read(whole.join("model.safetensors")), std::fs::read(full.join("model.safetensors")));
+    assert!(a.unwrap() == b.unwrap());
+}
+
 #[test]
 fn plans_stay_close_to_their_lower_bound() {
     for size in [&["--batch", "128"][..], &["--batch", "31", "--words", "77", "--frames", "64", "--dim", "192"][..]] {

@@ -717,25 +717,6 @@ fn the_full_msrvtt_follows_its_json() {
     assert!(check(&path).is_usable());
 }
 
-/// The real lists, where a person has them: `MOVIOLA_DATA` names the folder.
-#[test]
-fn the_real_msrvtt_lists_are_read() {
-    let Some(data) = std::env::var_os("MOVIOLA_DATA").map(PathBuf::from) else { return };
-    if !data.join("MSRVTT_JSFUSION_test.csv").is_file() {
-        return;
-    }
-    let dir = temp();
-    let out = dir.path().join("out");
-    let options = MsrvttOptions { dim: 16, captions_per_video: 2, ..MsrvttOptions::default() };
-    make_msrvtt(&data, &out, &options).unwrap();
-    let test = Dataset::open(&out, None, Split::Test).unwrap();
-    assert_eq!((test.pairs.len(), test.gallery().len()), (1000, 1000));
-    let train = Dataset::open(&out, None, Split::Train).unwrap();
-    assert_eq!((train.pairs.len(), train.gallery().len()), (18_000, 9000));
-    let report = check(&out);
-    assert!(report.is_usable(), "{:?}", report.problems.first());
-}
-
 // ---- tools/convert.py
 
 /// Runs Python code or a script; gives what it printed and whether it went well.

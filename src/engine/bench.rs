@@ -49,8 +49,9 @@ pub fn roofline(backend: &mut dyn Backend, runs: usize) -> Result<Roofline> {
     })
 }
 
-/// Runs a sample on random data, once to warm up and then `runs` times.
-pub fn measure(backend: &mut dyn Backend, sample: &Sample, runs: usize) -> Result<Measured> {
+/// Loads a sample on a device with output 0 wanted, ready to be submitted as plan 0 in slot 0 with its counts. Returns
+/// the work of one run.
+pub fn load(backend: &mut dyn Backend, sample: &Sample) -> Result<Cost> {
     let mut g = Graph::new();
     let ins: Vec<Value> = (sample.metas.iter().enumerate())
         .map(|(i, m)| if m.is_absent() { Value::ABSENT } else { g.input(format!("in{i}"), m.clone()) })
@@ -65,6 +66,12 @@ pub fn measure(backend: &mut dyn Backend, sample: &Sample, runs: usize) -> Resul
             backend.write(Region::In, 0, slot.span.offset, bytemuck::cast_slice(&words))?;
         }
     }
+    Ok(plan.cost())
+}
+
+/// Runs a sample on random data, once to warm up and then `runs` times.
+pub fn measure(backend: &mut dyn Backend, sample: &Sample, runs: usize) -> Result<Measured> {
+    let Cost { flops, bytes_in, bytes_out } = load(backend, sample)?;
     let mut times = vec![];
     for _ in 0..runs.max(1) + 1 {
         let begun = Instant::now();
@@ -74,6 +81,5 @@ pub fn measure(backend: &mut dyn Backend, sample: &Sample, runs: usize) -> Resul
     }
     times.remove(0);
     times.sort_by(f64::total_cmp);
-    let Cost { flops, bytes_in, bytes_out } = plan.cost();
     Ok(Measured { seconds: times[times.len() / 2], bytes: bytes_in + bytes_out, flops })
 }
