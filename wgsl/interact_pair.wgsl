@@ -83,15 +83,18 @@ fn log_omega(a: Pair, l: u32) -> f32 {
     return select(w, FLOOR, w <= EXCLUDED);
 }
 
-// ln ρ of a pair under a view, into workgroup memory; returns the highest logit, EXCLUDED or less if no frame is left.
+// ln ρ of a pair under a view, into workgroup memory; returns the highest log-weight, EXCLUDED or less if no frame is
+// left. Not the highest logit: a NaN would pass for an empty video.
 fn take_relevance(lane: u32, a: Pair, view: u32) -> f32 {
     var highest = FLOOR;
+    var heaviest = FLOOR;
     for (var t = lane; t < a.frame_rows.y; t += LANES) {
         var prior = frame_bias(a.frame_rows.x + t);
         if view > 0u { prior += log_weights((view - 1u) * p.frame_cap + a.frame_rows.x + t); }
         let c = dots(a.base + t * a.stride + a.word_rows.y - 1u);
         log_rho[t] = select(c / p.relevance_tau + prior, FLOOR, prior <= EXCLUDED);
         highest = max(highest, log_rho[t]);
+        heaviest = max(heaviest, prior);
     }
     highest = most_of_all(lane, highest);
     var sum = 0.0;
@@ -100,7 +103,7 @@ fn take_relevance(lane: u32, a: Pair, view: u32) -> f32 {
     let log_sum = highest + log(max(sum, 1e-30));
     for (var t = lane; t < a.frame_rows.y; t += LANES) { log_rho[t] = max(log_rho[t] - log_sum, FLOOR); }
     workgroupBarrier();
-    return highest;
+    return most_of_all(lane, heaviest);
 }
 
 // The highest word log-weight of a pair's text, EXCLUDED or less if no word is left.

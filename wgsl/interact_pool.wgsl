@@ -25,10 +25,10 @@ fn main(
         let a = pair_at(index, bases);
         let word_count = a.word_rows.y - 1u;
         let frame_count = a.frame_rows.y;
-        let heaviest = highest_weight(lane, a);
+        let word_weight = highest_weight(lane, a);
         for (var view = 0u; view <= p.views; view++) {
-            let highest = take_relevance(lane, a, view);
-            let counts_for = a.there && highest > EXCLUDED && heaviest > EXCLUDED;
+            let frame_weight = take_relevance(lane, a, view);
+            let counts_for = a.there && frame_weight > EXCLUDED && word_weight > EXCLUDED;
             var pooled = 0.0;
             if counts_for {
                 for (var l = lane; l < word_count; l += LANES) {

@@ -48,11 +48,11 @@ fn main(
         let a = pair_at(index, bases);
         let word_count = a.word_rows.y - 1u;
         let frame_count = a.frame_rows.y;
-        let heaviest = highest_weight(lane, a);
+        let word_weight = highest_weight(lane, a);
         if !a.there { clear(lane, a.text, a.video, bases); }
         let omega_row = (a.video - p.first_video) * chunk_stride() + a.word_rows.x - bases.x;
         for (var view = 0u; view <= p.views; view++) {
-            let highest = take_relevance(lane, a, view);
+            let frame_weight = take_relevance(lane, a, view);
             for (var l = lane; l < word_count; l += LANES) {
                 var most = FLOOR;
                 for (var t = 0u; t < frame_count; t++) {
@@ -87,7 +87,7 @@ fn main(
             }
             workgroupBarrier();
             // A view in which nothing is left hands back nothing.
-            let live = select(0.0, 1.0, highest > EXCLUDED && heaviest > EXCLUDED);
+            let live = select(0.0, 1.0, frame_weight > EXCLUDED && word_weight > EXCLUDED);
             var ds = 0.0;
             if view == 0u { ds = dscores(a.score); }
             else { ds = dview_scores((view - 1u) * p.text_cap * p.video_cap + a.score); }

@@ -176,3 +176,14 @@ fn a_segment_longer_than_the_op_was_made_for_scores_nothing() {
     let error = reference[0].x().iter().zip(&scores).map(|(r, s)| (r - f64::from(*s)).abs()).fold(0.0, f64::max);
     assert!(error < 1e-5, "{error}");
 }
+
+#[test]
+fn a_nan_is_seen_and_keeps_to_its_text() {
+    let samples = INTERACT.samples();
+    let mut sample = samples.iter().find(|s| s.name == "prime width").unwrap().clone();
+    let (width, sentence) = (sample.ins[0].dim(1), sample.ins[1].u()[3] as usize - 1);
+    sample.ins[0].x_mut()[sentence * width] = f64::NAN;
+    let scores: Vec<f32> = first_output(&sample, 1).into_iter().map(f32::from_bits).collect();
+    let nan: Vec<bool> = scores.iter().map(|s| s.is_nan()).collect();
+    assert_eq!(nan, [false, false, false, true, true, true, false, false, false], "{scores:?}");
+}

@@ -14,7 +14,7 @@
 //! Chunks follow one another, sums have a fixed order: the number of threads changes no bit.
 
 use super::pool::{self, Dots, Scales};
-use super::tiles::{Desks, GradientBuffers, PoolBuffers, Problem, Scratch, Shape, Tile, pad};
+use super::tiles::{Desks, GradientBuffers, PoolBuffers, Problem, Scratch, Shape, Tile};
 use super::{Call, FRAMES, WORDS};
 use crate::engine::backend::cpu::{Matrix, MatrixMut, matmul};
 use pulp::{Arch, Simd, WithSimd};
@@ -140,7 +140,7 @@ impl WithSimd for GradientTile<'_> {
             let first = self.texts.first + words.start;
             let log_weights = self.problem.log_omega.get(first..first + count).unwrap_or(&[]);
             let Some(tame) = pool::prepare_text(s, count, log_weights, &mut self.pool) else { continue };
-            self.d.domega[..pad(count)].fill(0.0);
+            self.d.domega[..pool::whole::<S>(count)].fill(0.0);
             for j in self.videos.items.clone() {
                 self.pair(s, (i, words.clone(), tame), j);
             }
@@ -161,8 +161,8 @@ impl GradientTile<'_> {
         let scales = Scales::new(shape.tau, shape.relevance_tau);
         let rows = self.videos.first + frames.start..self.videos.first + frames.end;
         let dots = Dots::new(self.block, self.stride, frames.clone(), words.clone());
-        let count = words.len() - 1;
-        self.d.g[..frames.len() * pad(count)].fill(0.0);
+        let (count, width) = (words.len() - 1, pool::whole::<S>(words.len() - 1));
+        self.d.g[..frames.len() * width].fill(0.0);
         self.d.dsentence[..frames.len()].fill(0.0);
         for view in 0..=shape.views {
             let Some(seed) = self.seeds.of(&shape, (text, video), rows.clone(), view) else { continue };
@@ -172,7 +172,7 @@ impl GradientTile<'_> {
         }
         for (t, row) in frames.enumerate() {
             let target = &mut self.g[row * self.stride + words.start..][..count + 1];
-            target[..count].copy_from_slice(&self.d.g[t * pad(count)..][..count]);
+            target[..count].copy_from_slice(&self.d.g[t * width..][..count]);
             target[count] = self.d.dsentence[t];
         }
     }

@@ -1,8 +1,8 @@
 //! Scores of listed pairs: frames of successive pairs with one text are gathered, so that they share a product.
 
 use super::pool::{self, Dots, Scales};
-use super::tiles::{Desks, PoolBuffers, Problem, Scratch, Shape, pad};
-use super::{Call, FRAMES, LANES};
+use super::tiles::{Desks, PoolBuffers, Problem, Scratch, Shape};
+use super::{Call, FRAMES};
 use crate::engine::backend::cpu::{Matrix, MatrixMut, matmul};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -80,9 +80,6 @@ impl PairList<'_> {
             let frames = Matrix { data: gathered, row: d, col: 1 };
             let words = Matrix { data: &self.problem.words[words.start * d..], row: 1, col: d };
             matmul(rows, n, d, MatrixMut { data: block, row: stride }, 0.0, frames, words);
-        }
-        for row in block.chunks_mut(stride).take(rows) {
-            row[n..pad(n) + LANES].fill(0.0);
         }
     }
 }

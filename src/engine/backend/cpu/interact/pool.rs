@@ -1,10 +1,10 @@
 //! One text with one video: from a block of dot products to the score and the gradient.
 //!
 //! The block has frames as rows and words as columns; the sentence vector is the column behind the text's words.
-//! Vectors may read past a text's words into its neighbour's columns: what they find there has weight 0.
+//! A vector that reaches past a text's words holds zeros there, which have weight 0.
 
 use super::exp::{exp, exp_within};
-use super::tiles::{GradientBuffers, PoolBuffers, pad};
+use super::tiles::{GradientBuffers, PoolBuffers};
 use super::{FLOOR, LANES};
 use crate::engine::op::interact::EXCLUDED;
 use pulp::Simd;
@@ -26,17 +26,25 @@ impl<'a> Dots<'a> {
         Dots { block, stride, words: words.len() - 1, frames: frames.len() }
     }
     #[inline(always)]
-    fn row(&self, t: usize) -> &'a [f32] {
-        &self.block[t * self.stride..][..pad(self.words)]
-    }
-    #[inline(always)]
     fn sentence(&self, t: usize) -> f32 {
         self.block[t * self.stride + self.words]
     }
     #[inline(always)]
-    fn vector<S: Simd>(&self, t: usize, k: usize) -> S::f32s {
-        vectors::<S>(&self.row(t)[k * S::F32_LANES..][..S::F32_LANES])[0]
+    fn vector<S: Simd>(&self, s: S, t: usize, k: usize) -> S::f32s {
+        let begin = k * S::F32_LANES;
+        let row = &self.block[t * self.stride..][..self.words];
+        match row.get(begin..begin + S::F32_LANES) {
+            Some(whole) => vectors::<S>(whole)[0],
+            // Not the neighbour's columns: a NaN there would get through a weight of 0.
+            None => s.partial_load_f32s(row.get(begin..).unwrap_or(&[])),
+        }
     }
+}
+
+/// `n` up to a whole number of vectors: the row length of the buffers of a pair.
+#[inline(always)]
+pub fn whole<S: Simd>(n: usize) -> usize {
+    n.next_multiple_of(S::F32_LANES)
 }
 
 #[inline(always)]
@@ -74,7 +82,7 @@ const TAME_WEIGHT: f32 = 7.0;
 /// any word, and whether the weights allow the fast path.
 #[inline(always)]
 pub fn prepare_text<S: Simd>(s: S, words: usize, log_weights: &[f32], p: &mut PoolBuffers) -> Option<bool> {
-    let log_omega = &mut p.log_omega[..pad(words)];
+    let log_omega = &mut p.log_omega[..whole::<S>(words)];
     if log_weights.is_empty() {
         log_omega.fill(-(words as f32).ln());
     } else {
@@ -83,27 +91,33 @@ pub fn prepare_text<S: Simd>(s: S, words: usize, log_weights: &[f32], p: &mut Po
         }
     }
     log_omega[words..].fill(FLOOR);
+    let any = log_omega.iter().any(|w| *w > EXCLUDED || w.is_nan());
     let most = log_omega.iter().copied().fold(FLOOR, f32::max);
-    for (omega, log_omega) in vectors_mut::<S>(&mut p.omega[..pad(words)]).iter_mut().zip(vectors::<S>(log_omega)) {
+    for (omega, log_omega) in
+        vectors_mut::<S>(&mut p.omega[..whole::<S>(words)]).iter_mut().zip(vectors::<S>(log_omega))
+    {
         *omega = exp(s, *log_omega);
     }
-    (most > EXCLUDED).then_some(most.abs() <= TAME_WEIGHT)
+    any.then_some(most.abs() <= TAME_WEIGHT)
 }
 
 /// ρ and ln ρ of a pair, padded; says whether any frame takes part.
 #[inline(always)]
 pub fn relevance<S: Simd>(s: S, dots: Dots, prior: [&[f32]; 2], scales: Scales, p: &mut PoolBuffers) -> bool {
     let frames = dots.frames;
-    let (rho, log_rho) = (&mut p.rho[..pad(frames)], &mut p.log_rho[..pad(frames)]);
+    let (rho, log_rho) = (&mut p.rho[..whole::<S>(frames)], &mut p.log_rho[..whole::<S>(frames)]);
     log_rho[frames..].fill(FLOOR);
     let [bias, weights] = prior;
-    let mut max = FLOOR;
+    let (mut max, mut any) = (FLOOR, false);
     for (t, z) in log_rho[..frames].iter_mut().enumerate() {
         let prior = bias.get(t).unwrap_or(&0.0) + weights.get(t).unwrap_or(&0.0);
-        *z = if prior <= EXCLUDED { FLOOR } else { dots.sentence(t) * scales.relevance_tau + prior };
+        let out = prior <= EXCLUDED;
+        *z = if out { FLOOR } else { dots.sentence(t) * scales.relevance_tau + prior };
         max = if *z > max { *z } else { max };
+        any |= !out;
     }
-    if max <= EXCLUDED {
+    // Not by the maximum: a NaN must stay visible rather than pass for an empty video.
+    if !any {
         return false;
     }
     let mut sum = s.splat_f32s(0.0);
@@ -137,7 +151,7 @@ pub fn score<S: Simd>(s: S, dots: Dots, scales: Scales, tame: bool, p: &mut Pool
 fn fast_score<S: Simd>(s: S, dots: Dots, scales: Scales, p: &mut PoolBuffers) -> Option<f32> {
     let frames = dots.frames;
     let rho = &p.rho[..frames];
-    let omega = vectors::<S>(&p.omega[..pad(dots.words)]);
+    let omega = vectors::<S>(&p.omega[..whole::<S>(dots.words)]);
     let per_frame = &mut vectors_mut::<S>(p.sums)[..2 * frames];
     per_frame.fill(s.splat_f32s(0.0));
     let (scale, zero) = (s.splat_f32s(scales.tau), s.splat_f32s(0.0));
@@ -146,7 +160,7 @@ fn fast_score<S: Simd>(s: S, dots: Dots, scales: Scales, p: &mut PoolBuffers) ->
     for (k, omega) in omega.iter().enumerate() {
         let (mut weights, mut values) = (zero, zero);
         for ((t, rho), per_frame) in rho.iter().enumerate().zip(per_frame.chunks_exact_mut(2)) {
-            let c = dots.vector::<S>(t, k);
+            let c = dots.vector(s, t, k);
             bound = s.max_f32s(bound, s.abs_f32s(c));
             let x = exp_within(s, s.mul_add_e_f32s(c, scale, shift));
             let a = s.mul_f32s(x, s.splat_f32s(*rho));
@@ -173,14 +187,14 @@ fn fast_score<S: Simd>(s: S, dots: Dots, scales: Scales, p: &mut PoolBuffers) ->
 fn general_score<S: Simd>(s: S, dots: Dots, scales: Scales, p: &mut PoolBuffers) -> f32 {
     let frames = dots.frames;
     let (rho, log_rho) = (&p.rho[..frames], &p.log_rho[..frames]);
-    let omega = vectors::<S>(&p.omega[..pad(dots.words)]);
-    let log_omega = vectors::<S>(&p.log_omega[..pad(dots.words)]);
+    let omega = vectors::<S>(&p.omega[..whole::<S>(dots.words)]);
+    let log_omega = vectors::<S>(&p.log_omega[..whole::<S>(dots.words)]);
     let mut t2v = s.splat_f32s(0.0);
     for (k, omega) in omega.iter().enumerate() {
         let max = most_over_frames(s, dots, k, scales, log_rho);
         let (mut weights, mut values) = (s.splat_f32s(0.0), s.splat_f32s(0.0));
         for (t, log_rho) in log_rho.iter().enumerate() {
-            let c = dots.vector::<S>(t, k);
+            let c = dots.vector(s, t, k);
             let a = exp(s, s.sub_f32s(logit(s, c, scales, s.splat_f32s(*log_rho)), max));
             weights = s.add_f32s(weights, a);
             values = s.mul_add_e_f32s(a, c, values);
@@ -192,7 +206,7 @@ fn general_score<S: Simd>(s: S, dots: Dots, scales: Scales, p: &mut PoolBuffers)
         let max = most_over_words(s, dots, t, scales, log_omega);
         let (mut weights, mut values) = (s.splat_f32s(0.0), s.splat_f32s(0.0));
         for (k, log_omega) in log_omega.iter().enumerate() {
-            let c = dots.vector::<S>(t, k);
+            let c = dots.vector(s, t, k);
             let b = exp(s, s.sub_f32s(logit(s, c, scales, *log_omega), max));
             weights = s.add_f32s(weights, b);
             values = s.mul_add_e_f32s(b, c, values);
@@ -211,7 +225,7 @@ fn logit<S: Simd>(s: S, c: S::f32s, scales: Scales, log_weight: S::f32s) -> S::f
 fn most_over_frames<S: Simd>(s: S, dots: Dots, k: usize, scales: Scales, log_rho: &[f32]) -> S::f32s {
     let mut max = s.splat_f32s(FLOOR);
     for (t, log_rho) in log_rho.iter().enumerate() {
-        max = s.max_f32s(max, logit(s, dots.vector::<S>(t, k), scales, s.splat_f32s(*log_rho)));
+        max = s.max_f32s(max, logit(s, dots.vector(s, t, k), scales, s.splat_f32s(*log_rho)));
     }
     max
 }
@@ -220,7 +234,7 @@ fn most_over_frames<S: Simd>(s: S, dots: Dots, k: usize, scales: Scales, log_rho
 fn most_over_words<S: Simd>(s: S, dots: Dots, t: usize, scales: Scales, log_omega: &[S::f32s]) -> S::f32s {
     let mut max = s.splat_f32s(FLOOR);
     for (k, log_omega) in log_omega.iter().enumerate() {
-        max = s.max_f32s(max, logit(s, dots.vector::<S>(t, k), scales, *log_omega));
+        max = s.max_f32s(max, logit(s, dots.vector(s, t, k), scales, *log_omega));
     }
     s.splat_f32s(s.reduce_max_f32s(max))
 }
@@ -250,7 +264,7 @@ pub fn add_gradient<S: Simd>(
         general_weights(s, dots, scales, p, d);
     }
     take_sums(s, dots, p, d);
-    let (frames, width) = (dots.frames, pad(dots.words));
+    let (frames, width) = (dots.frames, whole::<S>(dots.words));
     let per_row = width / S::F32_LANES;
     let half = s.splat_f32s(0.5 * ds);
     let scale = s.splat_f32s(scales.tau);
@@ -264,7 +278,7 @@ pub fn add_gradient<S: Simd>(
         let (v, b_scale) = (s.splat_f32s(d.v[t]), s.splat_f32s(d.b_scale[t]));
         let mut drho_here = s.splat_f32s(0.0);
         for k in 0..per_row {
-            let c = dots.vector::<S>(t, k);
+            let c = dots.vector(s, t, k);
             let (from_u, from_v) = (s.sub_f32s(c, u[k]), s.sub_f32s(c, v));
             let (p, q) = (s.mul_f32s(a[k], a_scale[k]), s.mul_f32s(b[k], b_scale));
             let (p_away, q_away) = (s.mul_f32s(p, from_u), s.mul_f32s(q, from_v));
@@ -289,7 +303,7 @@ pub fn add_gradient<S: Simd>(
 /// Unnormalised weights `a` over frames and `b` over words, as in [`fast_score`]; says whether they hold.
 #[inline(always)]
 fn fast_weights<S: Simd>(s: S, dots: Dots, scales: Scales, p: &PoolBuffers, d: &mut GradientBuffers) -> bool {
-    let width = pad(dots.words);
+    let width = whole::<S>(dots.words);
     let omega = vectors::<S>(&p.omega[..width]);
     let (scale, shift) = (s.splat_f32s(scales.tau), s.splat_f32s(-scales.tau));
     let mut bound = s.splat_f32s(0.0);
@@ -298,7 +312,7 @@ fn fast_weights<S: Simd>(s: S, dots: Dots, scales: Scales, p: &PoolBuffers, d: &
         let (a, b) = (vectors_mut::<S>(&mut d.a[rows.clone()]), vectors_mut::<S>(&mut d.b[rows]));
         let rho = s.splat_f32s(p.rho[t]);
         for k in 0..omega.len() {
-            let c = dots.vector::<S>(t, k);
+            let c = dots.vector(s, t, k);
             bound = s.max_f32s(bound, s.abs_f32s(c));
             let x = exp_within(s, s.mul_add_e_f32s(c, scale, shift));
             a[k] = s.mul_f32s(x, rho);
@@ -311,13 +325,13 @@ fn fast_weights<S: Simd>(s: S, dots: Dots, scales: Scales, p: &PoolBuffers, d: &
 /// The same weights for any temperature, each below its row's maximum.
 #[inline(always)]
 fn general_weights<S: Simd>(s: S, dots: Dots, scales: Scales, p: &PoolBuffers, d: &mut GradientBuffers) {
-    let width = pad(dots.words);
+    let width = whole::<S>(dots.words);
     let log_omega = vectors::<S>(&p.log_omega[..width]);
     let log_rho = &p.log_rho[..dots.frames];
     for k in 0..log_omega.len() {
         let max = most_over_frames(s, dots, k, scales, log_rho);
         for (t, log_rho) in log_rho.iter().enumerate() {
-            let logit = logit(s, dots.vector::<S>(t, k), scales, s.splat_f32s(*log_rho));
+            let logit = logit(s, dots.vector(s, t, k), scales, s.splat_f32s(*log_rho));
             vectors_mut::<S>(&mut d.a[t * width..(t + 1) * width])[k] = exp(s, s.sub_f32s(logit, max));
         }
     }
@@ -325,7 +339,7 @@ fn general_weights<S: Simd>(s: S, dots: Dots, scales: Scales, p: &PoolBuffers, d
         let max = most_over_words(s, dots, t, scales, log_omega);
         let b = vectors_mut::<S>(&mut d.b[t * width..(t + 1) * width]);
         for k in 0..log_omega.len() {
-            b[k] = exp(s, s.sub_f32s(logit(s, dots.vector::<S>(t, k), scales, log_omega[k]), max));
+            b[k] = exp(s, s.sub_f32s(logit(s, dots.vector(s, t, k), scales, log_omega[k]), max));
         }
     }
 }
@@ -333,7 +347,7 @@ fn general_weights<S: Simd>(s: S, dots: Dots, scales: Scales, p: &PoolBuffers, d
 /// `u`, `v`, and what turns `a` into ω α and `b` into ρ γ.
 #[inline(always)]
 fn take_sums<S: Simd>(s: S, dots: Dots, p: &PoolBuffers, d: &mut GradientBuffers) {
-    let width = pad(dots.words);
+    let width = whole::<S>(dots.words);
     let omega = vectors::<S>(&p.omega[..width]);
     let (u, a_scale) = (vectors_mut::<S>(&mut d.u[..width]), vectors_mut::<S>(&mut d.a_scale[..width]));
     u.fill(s.splat_f32s(0.0));
@@ -343,7 +357,7 @@ fn take_sums<S: Simd>(s: S, dots: Dots, p: &PoolBuffers, d: &mut GradientBuffers
         let (a, b) = (vectors::<S>(&d.a[rows.clone()]), vectors::<S>(&d.b[rows]));
         let (mut weights, mut values) = (s.splat_f32s(0.0), s.splat_f32s(0.0));
         for k in 0..omega.len() {
-            let c = dots.vector::<S>(t, k);
+            let c = dots.vector(s, t, k);
             a_scale[k] = s.add_f32s(a_scale[k], a[k]);
             u[k] = s.mul_add_e_f32s(a[k], c, u[k]);
             weights = s.add_f32s(weights, b[k]);

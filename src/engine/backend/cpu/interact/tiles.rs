@@ -74,8 +74,7 @@ impl<'a> Problem<'a> {
         let weights = if view == 0 { None } else { self.log_weights.get(base + rows.start..base + rows.end) };
         [self.bias.get(rows).unwrap_or(&[]), weights.unwrap_or(&[])]
     }
-    /// Dot products of all frames of a tile (rows) with all words of another (columns); columns up to the next
-    /// multiple of the vector length, and one vector more, are zero.
+    /// Dot products of all frames of a tile (rows) with all words of another (columns).
     pub fn dots(&self, texts: &Tile, videos: &Tile, block: &mut [f32], stride: usize) {
         let d = self.shape.width;
         let (m, n) = (videos.rows, texts.rows);
@@ -88,9 +87,6 @@ impl<'a> Problem<'a> {
             block[..m * stride].fill(0.0);
         } else {
             matmul(m, n, d, MatrixMut { data: block, row: stride }, 0.0, frames, words);
-        }
-        for row in block.chunks_mut(stride).take(m) {
-            row[n..pad(n) + LANES].fill(0.0);
         }
     }
 }
@@ -172,7 +168,7 @@ impl Scratch {
     }
     /// From one row of a block of dot products to the next.
     pub fn stride(&self) -> usize {
-        pad(WORDS + self.max_words) + LANES
+        pad(WORDS + self.max_words)
     }
     fn block(&self) -> usize {
         self.stride() * (FRAMES + self.max_frames)
