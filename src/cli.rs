@@ -93,7 +93,8 @@ pub fn main() -> ExitCode {
         }
         Err(e) => {
             if cli.common.json {
-                println!("{}", serde_json::json!({ "error": e.to_string() }));
+                // The exit status says it in any case.
+                let _ = output::line(&serde_json::json!({ "error": e.to_string() }).to_string());
             }
             eprintln!("moviola: {e}");
             ExitCode::FAILURE

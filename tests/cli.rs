@@ -146,6 +146,16 @@ fn ctrl_c_saves_and_says_so() {
 
 #[cfg(unix)]
 #[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let script = "\"$0\" plan --device cpu --dump; echo \"status $?\" >&2";
+    let run = format!("({script}) | head -c 1 >/dev/null");
+    let out = Command::new("sh").args(["-c", &run, env!("CARGO_BIN_EXE_moviola")]).output().unwrap();
+    assert!(text(&out.stderr).contains("status 0"), "{}", text(&out.stderr));
+    assert!(!text(&out.stderr).contains("panicked"), "{}", text(&out.stderr));
+}
+
+#[cfg(unix)]
+#[test]
 fn a_disk_that_fills_up_costs_nothing_that_was_saved() {
     let dir = tempfile::tempdir().unwrap();
     let world = world(dir.path());

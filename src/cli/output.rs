@@ -3,17 +3,25 @@
 use super::Common;
 use crate::error::{Error, Result};
 use serde::Serialize;
+use std::io::{ErrorKind, Write};
 
 /// Prints a result: as JSON when asked for, else as the text for people.
 pub fn result(common: &Common, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-    if common.json {
-        let text = serde_json::to_string_pretty(value)
-            .map_err(|e| Error::config("--json", e.to_string(), "leave --json out and report it"))?;
-        println!("{text}");
+    let text = if common.json {
+        serde_json::to_string_pretty(value)
+            .map_err(|e| Error::config("--json", e.to_string(), "leave --json out and report it"))?
     } else {
-        println!("{}", text());
+        text()
+    };
+    line(&text)
+}
+
+/// A line on standard output. A reader that has seen enough (`| head`) is no error.
+pub fn line(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("write", "standard output")(e)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// A line for people about what is going on.
