@@ -55,7 +55,7 @@ pub fn place(buffers: &[Lifetime]) -> Placement {
 }
 
 /// How often the rare set that stays 2.5 % above its bound is tried again from shuffled orders.
-const ATTEMPTS: u64 = 12;
+const ATTEMPTS: u64 = 40;
 
 /// Exchanges one buffer in eight with another: the first attempt keeps the order, each later one has its own.
 fn shuffle(order: &mut [usize], attempt: u64) {
