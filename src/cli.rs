@@ -40,7 +40,7 @@ Examples:
   moviola data world --out world                          a small generated data set
   moviola train --data world --model token-interaction --out run
   moviola eval retrieval --model run --data world
-  moviola search --model run --data world --query text-0
+  moviola search --model run --data world --caption event7
   moviola doctor                                          what this machine can do";
 
 /// Flags that every command has.

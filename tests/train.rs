@@ -91,7 +91,10 @@ fn an_interrupted_run_ends_in_the_same_bits() {
     let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
     assert!(train(&whole, &data, "token-interaction", cpu(2), false, usize::MAX));
     assert!(!train(&broken, &data, "token-interaction", cpu(2), false, 4));
+    // Step 8 ends an epoch: the stop falls into its validation.
+    assert!(!train(&broken, &data, "token-interaction", cpu(2), true, 8));
     assert!(!train(&broken, &data, "token-interaction", cpu(1), true, 11));
+    assert!(!train(&broken, &data, "token-interaction", cpu(2), true, 24), "the last validation is still to be made");
     assert!(train(&broken, &data, "token-interaction", cpu(2), true, usize::MAX));
     assert!(remains(&whole) == remains(&broken));
 }

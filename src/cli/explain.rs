@@ -15,8 +15,8 @@ use std::path::PathBuf;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  moviola explain --model run --data world --text text-0 --out why.html
-  moviola explain --model run --data world --text text-0 --video video-3 --out map.svg")]
+  moviola explain --model run --data world --text video576#0 --out why.html
+  moviola explain --model run --data world --text video576#0 --video video577 --out map.svg")]
 pub struct Explain {
     /// Model folder.
     #[arg(long, value_name = "DIR")]

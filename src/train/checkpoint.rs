@@ -24,6 +24,8 @@ pub struct State {
     pub version: u32,
     /// Finished steps.
     pub step: usize,
+    /// Finished steps when the last validation was made; an interrupted one is made when the run goes on.
+    pub validated: usize,
     /// Mean R@1 of the best validation so far.
     pub best: Option<f64>,
     pub options: TrainOptions,
@@ -38,6 +40,7 @@ impl State {
             format: FORMAT.into(),
             version: VERSION,
             step: 0,
+            validated: 0,
             best: None,
             options: options.clone(),
             config: config.clone(),

@@ -29,14 +29,6 @@ pub enum Line {
     },
 }
 
-impl Line {
-    pub fn step(&self) -> usize {
-        match self {
-            Line::Step { step, .. } | Line::Validation { step, .. } => *step,
-        }
-    }
-}
-
 /// Appends lines; a line is on disk when a checkpoint that follows it is.
 pub struct Log {
     path: PathBuf,
@@ -44,13 +36,18 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log, keeping only what happened up to and including `steps` finished steps.
-    pub fn open(path: &Path, steps: usize) -> Result<Log> {
+    /// Opens the log, keeping only what happened up to and including `steps` finished steps, and validations up to
+    /// `validated`.
+    pub fn open(path: &Path, steps: usize, validated: usize) -> Result<Log> {
+        let happened = |line: &Line| match line {
+            Line::Step { step, .. } => *step <= steps,
+            Line::Validation { step, .. } => *step <= validated,
+        };
         let kept: String = match File::open(path) {
             // A line that was cut short by a crash lies beyond the last checkpoint.
             Ok(file) => (BufReader::new(file).lines())
                 .map_while(|l| l.ok())
-                .filter(|l| serde_json::from_str::<Line>(l).is_ok_and(|line| line.step() <= steps))
+                .filter(|l| serde_json::from_str::<Line>(l).is_ok_and(|line| happened(&line)))
                 .map(|l| l + "\n")
                 .collect(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),

@@ -167,9 +167,8 @@ impl<'a> Trainer<'a> {
         let found = if resume { found? } else { refuse_existing(out, found)? };
         let (executor, tiling) = prepare(model.as_ref(), options, &train, val.as_ref(), backend)?;
         std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-        let step = found.as_ref().map_or(0, |c| c.state.step);
-        let log = Log::open(&out.join("log.jsonl"), step)?;
         let state = found.as_ref().map_or(wanted, |c| c.state.clone());
+        let log = Log::open(&out.join("log.jsonl"), state.step, state.validated)?;
         let mut trainer =
             Trainer { out: out.into(), options: options.clone(), model, train, val, executor, tiling, state, log };
         trainer.load(found)?;
@@ -208,6 +207,11 @@ impl<'a> Trainer<'a> {
         let (steps, per_epoch) = (self.steps(), self.steps_per_epoch());
         observe(Event::Start { step: self.state.step, steps });
         let mut final_loss = None;
+        // A run that was stopped within a validation goes on with it.
+        if self.validation_is_due() {
+            self.validate(stop, &mut observe)?;
+            self.save_checkpoint(&mut observe)?;
+        }
         while self.state.step < steps && !stop.load(Ordering::Relaxed) {
             let epoch = self.state.step / per_epoch;
             let mut end = (epoch + 1) * per_epoch;
@@ -215,10 +219,8 @@ impl<'a> Trainer<'a> {
                 end = end.min((self.state.step / every + 1) * every);
             }
             final_loss = self.stretch(epoch, end, stop, &mut observe)?.or(final_loss);
-            let epoch_ended = self.state.step == (epoch + 1) * per_epoch;
-            let due = (epoch + 1).is_multiple_of(self.options.validate_every) || self.state.step == steps;
-            if epoch_ended && due {
-                self.validate(epoch, stop, &mut observe)?;
+            if self.validation_is_due() {
+                self.validate(stop, &mut observe)?;
             }
             self.save_checkpoint(&mut observe)?;
         }
@@ -228,7 +230,7 @@ impl<'a> Trainer<'a> {
             best_recall_at_1: self.state.best,
             parameters: self.model.parameters().count(),
             device: self.device(),
-            stopped_early: self.state.step < steps,
+            stopped_early: self.state.step < steps || self.validation_is_due(),
             model: self.out.clone(),
         })
     }
@@ -284,8 +286,15 @@ impl<'a> Trainer<'a> {
         Ok(last)
     }
 
+    /// Whether the steps so far end an epoch whose validation is still to be made.
+    fn validation_is_due(&self) -> bool {
+        let (step, per_epoch) = (self.state.step, self.steps_per_epoch());
+        let chosen = (step / per_epoch).is_multiple_of(self.options.validate_every) || step == self.steps();
+        step > self.state.validated && step.is_multiple_of(per_epoch) && chosen
+    }
+
     /// Retrieval on the validation split; the best model so far is what `out` holds.
-    fn validate(&mut self, epoch: usize, stop: &AtomicBool, observe: &mut impl FnMut(Event)) -> Result<()> {
+    fn validate(&mut self, stop: &AtomicBool, observe: &mut impl FnMut(Event)) -> Result<()> {
         let recall = match &self.val {
             None => None,
             Some(val) => {
@@ -298,7 +307,7 @@ impl<'a> Trainer<'a> {
                 let found =
                     count_ranks(&mut tiler, texts, videos, relevance, CaptionMode::MinRank, Directions::Both, stop);
                 match found {
-                    // The checkpoint is still written; the validation is made when the run goes on.
+                    // The checkpoint says that this validation is still to be made.
                     Err(Error::Stopped) => return Ok(()),
                     Err(e) => return Err(e),
                     Ok(counts) => Some(Retrieval::new(&counts, &Setting::new(self.executor.device()))?),
@@ -307,6 +316,8 @@ impl<'a> Trainer<'a> {
         };
         let recall = recall.map(|r| [r.t2v, r.v2t].map(|m| m.map_or(0.0, |m| m.recall_at_1)));
         let mean = recall.map(|[t2v, v2t]| (t2v + v2t) / 2.0);
+        let epoch = self.state.step / self.steps_per_epoch();
+        self.state.validated = self.state.step;
         let best = mean.is_none() || mean > self.state.best;
         if best {
             self.state.best = mean;
@@ -315,7 +326,7 @@ impl<'a> Trainer<'a> {
         }
         if let Some([t2v, v2t]) = recall {
             let recall_at_1 = (t2v + v2t) / 2.0;
-            let line = Line::Validation { step: self.state.step, epoch: epoch + 1, recall_at_1, t2v, v2t, best };
+            let line = Line::Validation { step: self.state.step, epoch, recall_at_1, t2v, v2t, best };
             self.log.write(&line)?;
             observe(Event::Line(&line));
         }
