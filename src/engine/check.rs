@@ -54,7 +54,7 @@ pub fn run(backend: &mut dyn Backend, sample: &Sample, way: Way) -> Result<Verdi
         let Some(slot) = plan.output(&format!("out{o}")) else { continue };
         let mut words = vec![0u32; slot.meta.elements() as usize];
         backend.read(Region::Out, 0, slot.span.offset, bytemuck::cast_slice_mut(&mut words))?;
-        let verdict = compare(&slot.meta, &words, &reference[o], &sample.counts);
+        let verdict = compare(&slot.meta, &words, &reference[o], &sample.counts, sample.floor_of(o));
         if verdict.error.is_nan() || verdict.error > worst.error {
             worst = Verdict { what: format!("output {o}: {}", verdict.what), ..verdict };
         }
@@ -152,8 +152,8 @@ fn is_floor(x: f64) -> bool {
     x <= -1e29
 }
 
-/// Compares words at full capacity with a reference of true size.
-pub fn compare(meta: &Meta, words: &[u32], reference: &HostTensor, counts: &Counts) -> Verdict {
+/// Compares words at full capacity with a reference of true size; errors are relative to at least `floor`.
+fn compare(meta: &Meta, words: &[u32], reference: &HostTensor, counts: &Counts, floor: f64) -> Verdict {
     let at = positions(meta, counts);
     if meta.sizes(counts) != reference.shape {
         let what = format!("shape {:?} where the reference has {:?}", meta.sizes(counts), reference.shape);
@@ -161,7 +161,7 @@ pub fn compare(meta: &Meta, words: &[u32], reference: &HostTensor, counts: &Coun
     }
     match &reference.data {
         HostData::F64(v) => {
-            let scale = v.iter().filter(|x| !is_floor(**x)).fold(1e-6f64, |m, x| m.max(x.abs()));
+            let scale = v.iter().filter(|x| !is_floor(**x)).fold(floor, |m, x| m.max(x.abs()));
             let mut worst = Verdict { error: 0.0, what: String::new() };
             for (i, (at, r)) in at.iter().zip(v).enumerate() {
                 let x = f64::from(f32::from_bits(words[*at]));

@@ -303,8 +303,10 @@ pub struct Sample {
     /// Values in true sizes.
     pub ins: Vec<HostTensor>,
     pub counts: Counts,
-    /// Largest allowed ‖Δ‖∞ / max(‖reference‖∞, `floor`) per output.
+    /// Largest allowed ‖Δ‖∞ / max(‖reference‖∞, floor) per output.
     pub tolerance: f64,
+    /// (output, floor): the size of the terms whose difference an output is, where they cancel; 1e-6 for all others.
+    pub floors: Vec<(usize, f64)>,
     pub gradient: Gradient,
 }
 
@@ -318,6 +320,7 @@ impl Sample {
             ins: vec![],
             counts: Counts::default(),
             tolerance: 2e-5,
+            floors: vec![],
             gradient: Gradient::Finite,
         }
     }
@@ -328,6 +331,13 @@ impl Sample {
     pub fn tolerance(mut self, t: f64) -> Sample {
         self.tolerance = t;
         self
+    }
+    pub fn floor(mut self, output: usize, size: f64) -> Sample {
+        self.floors.push((output, size));
+        self
+    }
+    pub fn floor_of(&self, output: usize) -> f64 {
+        self.floors.iter().find(|f| f.0 == output).map_or(1e-6, |f| f.1)
     }
     pub fn gradient(mut self, g: Gradient) -> Sample {
         self.gradient = g;

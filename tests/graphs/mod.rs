@@ -83,6 +83,8 @@ impl Dice {
 
 const ROWS: usize = 7;
 const CAP: usize = 11;
+/// Packs of packs and products of wide matrices grow without bound: values above this many elements are read by nobody.
+const WIDEST: u64 = 2048;
 
 /// What every batch of a random graph has as its true length.
 pub fn counts() -> Counts {
@@ -107,7 +109,8 @@ pub fn random_graph(dice: &mut Dice, size: usize) -> Graph {
     }
     pool.extend(&states);
     while g.nodes.len() < size {
-        pool.extend(random_node(&mut g, dice, &pool));
+        let new = random_node(&mut g, dice, &pool);
+        pool.extend(new.into_iter().filter(|v| g.meta(*v).elements() <= WIDEST));
     }
     if dice.chance(60) {
         pool.extend(random_gradients(&mut g, dice, &pool, &states));

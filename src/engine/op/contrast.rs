@@ -311,7 +311,12 @@ impl Op for ContrastGrad {
                 let sample = case.sample(ContrastGrad).gradient(Gradient::None("is itself a gradient"));
                 let forward = CONTRAST.reference(&sample.ins, &sample.counts);
                 let [rows, cols] = case.dims;
+                // All are differences of probabilities, P and T over N, times the scale, the logits (about 1) or one.
+                let pairs = rows.len(&sample.counts).max(1) as f64;
                 sample
+                    .floor(0, 0.75 * LOG_SCALE.exp() / pairs)
+                    .floor(1, 1.0)
+                    .floor(2, 0.75 / pairs)
                     .with(DType::F32, &[rows], |_| forward[1].clone())
                     .with(DType::F32, &[cols], |_| forward[2].clone())
                     .with(DType::F32, &[Dim::Fixed(1)], |_| HostTensor::scalar(0.75))
@@ -319,6 +324,9 @@ impl Op for ContrastGrad {
             .collect()
     }
 }
+
+/// The logarithm of the scale in all samples.
+const LOG_SCALE: f64 = 2.5;
 
 /// A sample's sizes, and which optional operands it has.
 struct Case {
@@ -335,7 +343,7 @@ impl Case {
         let counts = Counts::default().with(Axis(0), 13).with(Axis(1), 13);
         let sample = Sample::new(self.name, op).class(self.class).counts(counts);
         let sample = sample.with(DType::F32, &self.dims, |sizes| scores(sizes, 3));
-        let sample = sample.with(DType::F32, &[Dim::Fixed(1)], |_| HostTensor::scalar(f64::from(2.5f32)));
+        let sample = sample.with(DType::F32, &[Dim::Fixed(1)], |_| HostTensor::scalar(LOG_SCALE));
         let keyed = |sample: Sample, dim: Dim, there: bool, distinct: usize| {
             if !there {
                 return sample.absent();
