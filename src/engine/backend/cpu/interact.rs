@@ -8,16 +8,17 @@
 //! arithmetic.
 //!
 //! ```text
-//!            words of some 8 texts ->  ~256 + one segment
+//!            words of some 16 texts -> ~512 + one segment
 //!   frames  +--------+--------+----+   rows: frames, columns: words, the sentence vector behind its words, so that
 //!   of some |  pair  |  pair  |    |   vectors run along the longer, more ragged side.
-//!   20      +--------+--------+----+   A tile holds whole texts and whole videos: those that begin within its rows.
-//!   videos  |  pair  |  pair  |    |   It stays in the second-level cache between product and pooling.
+//!   40      +--------+--------+----+   A tile holds whole texts and whole videos: those that begin within its rows.
+//!   videos  |  pair  |  pair  |    |
 //!           +--------+--------+----+
 //! ```
 //!
 //! Measured by `benches/interact.rs` against its products alone (same library, blocks of 128 to 512 square), two busy
-//! cores of an EPYC with AVX-512, medians of 7 rounds, November 2026, before vectors stopped at a text's words:
+//! cores of an EPYC with AVX-512, medians of 7 rounds, November 2026, with tiles of 256 x 256 and before vectors
+//! stopped at a text's words:
 //!
 //! | what | times its products |
 //! |---|---|
@@ -25,6 +26,25 @@
 //! | gradient 128 × 128, D 512 | 1.06 to 1.14 |
 //! | gradient 128 × 128, D 128 | 1.19 to 1.37 |
 //! | re-rank, 10 texts × 100 videos, D 512 | 1.11 to 1.48 |
+//!
+//! Pooling is 3 % of the time; what is lost is lost in the product, which packs both its operands anew for every tile.
+//! So the tile is larger than the second-level cache (1 MiB here). `moviola bench scoring`, all pairs 1000 × 1000 at
+//! D 512 against a product in blocks of the best size, medians of 5 rounds, each line measured twice; and a training
+//! step of 128 pairs, ms, three times in turns:
+//!
+//! | words x frames of a tile | times its product | step |
+//! |---|---|---|
+//! | 256 x 256 | 1.34 to 1.40 | 141, 133, 124 |
+//! | 384 x 256 | 1.42, 1.43 | |
+//! | 512 x 256 | 1.30, 1.32 | |
+//! | 1024 x 256 | 1.37, 1.33 | |
+//! | 256 x 512 | 1.17, 1.21 | |
+//! | **512 x 512** | 1.14, 1.17 | 132, 117, 123 |
+//! | 512 x 768 | 1.09, 1.10 | 127, 115, 130 |
+//! | 512 x 1024 | 1.12, 1.08 | |
+//! | 768 x 768 | 1.16, 1.14 | |
+//!
+//! Wider ones leave too few tiles to divide among many threads: 128 pairs make 27 of 512 x 512.
 //!
 //! Tried: whole vectors over a text's last words, reading into its neighbour's columns with weight 0. It saves the
 //! partial load, but a NaN in one text then reaches the score of the text before it.
@@ -51,8 +71,8 @@ use std::sync::Mutex;
 use tiles::{Desks, PoolBuffers, Problem, Shape, Tile, lock};
 
 /// Rows of words and of frames within which the segments of a tile begin.
-const WORDS: usize = 256;
-const FRAMES: usize = 256;
+const WORDS: usize = 512;
+const FRAMES: usize = 512;
 
 /// Buffers are padded to this many floats, a multiple of every vector length.
 const LANES: usize = 16;
