@@ -59,6 +59,94 @@ __device__ inline float block_sum(float x, float* parts) {
     return sum;
 }
 
+// Largest of a block, at least FLOOR, in every thread; a NaN is passed over. `parts` as in block_sum.
+__device__ inline float block_max(float x, float* parts) {
+    x = warp_max(fmaxf(x, FLOOR));
+    if (lane_index() == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float largest = FLOOR;
+#pragma unroll
+    for (u32 i = 0; i < WARPS; i++) largest = fmaxf(largest, parts[i]);
+    __syncthreads();
+    return largest;
+}
+
+// Blocks that sum columns hold COLUMNS of them in STRIPS strips of rows: thread t has column t % COLUMNS, strip t / COLUMNS.
+constexpr u32 COLUMNS = 64;
+constexpr u32 STRIPS = THREADS / COLUMNS;
+__device__ inline u32 column_index() { return threadIdx.x % COLUMNS; }
+__device__ inline u32 strip_index() { return threadIdx.x / COLUMNS; }
+
+// Sum over the strips of a column, in every thread of it. `strips` is shared and holds THREADS floats; it may be used
+// again after the call.
+__device__ inline float strip_sum(float x, float* strips) {
+    strips[threadIdx.x] = x;
+    __syncthreads();
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 i = 0; i < STRIPS; i++) sum += strips[i * COLUMNS + column_index()];
+    __syncthreads();
+    return sum;
+}
+
+// W neighbouring numbers that are read and written at once. With W = 4 the place must be a multiple of 4: operands
+// begin at multiples of 256 bytes, and rows do so where their length is a multiple of 4.
+template <u32 W>
+struct alignas(4 * W) Pack {
+    float at[W];
+};
+// W as a type: what a generic lambda can take.
+template <u32 W>
+struct Width {
+    static constexpr u32 VALUE = W;
+};
+template <u32 W>
+__device__ inline Pack<W> load(const float* x, u32 i) { return *reinterpret_cast<const Pack<W>*>(x + i); }
+template <u32 W>
+__device__ inline void store(float* y, u32 i, Pack<W> value) { *reinterpret_cast<Pack<W>*>(y + i) = value; }
+
+// y[i] = f(x[i]..) for every i below n, four at a time. An x may be y.
+template <class F, class... X>
+__device__ inline void map(u32 n, float* y, F f, const X*... x) {
+    u32 packs = n / 4, i = thread_index();
+    if (i < n % 4) y[4 * packs + i] = f(x[4 * packs + i]...);
+    for (; i < packs; i += thread_count()) {
+        auto each = [f](auto... in) {
+            Pack<4> out;
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) out.at[k] = f(in.at[k]...);
+            return out;
+        };
+        store<4>(y, 4 * i, each(load<4>(x, 4 * i)...));
+    }
+}
+
+// `body(width, row)` for each row, by warps; the width is a type, Width<4> or Width<1>.
+template <class F>
+__device__ inline void each_row(u32 rows, u32 cols, F body) {
+    if (cols % 4 == 0) {
+        for (u32 row = warp_index(); row < rows; row += warp_count()) body(Width<4>{}, row);
+    } else {
+        for (u32 row = warp_index(); row < rows; row += warp_count()) body(Width<1>{}, row);
+    }
+}
+
+// A thread's share of a sum over x[begin..begin + length] by a block: f(element, sum so far), beginning at 0. Four sums
+// run side by side, and are added in a fixed order.
+template <class F>
+__device__ inline float part_sum(const float* __restrict__ x, u32 begin, u32 length, F f) {
+    u32 packs = begin % 4 == 0 ? length / 4 : 0;
+    Pack<4> sums = {};
+#pragma unroll 4
+    for (u32 i = threadIdx.x; i < packs; i += THREADS) {
+        Pack<4> in = load<4>(x, begin + 4 * i);
+#pragma unroll
+        for (u32 k = 0; k < 4; k++) sums.at[k] = f(in.at[k], sums.at[k]);
+    }
+    for (u32 i = 4 * packs + threadIdx.x; i < length; i += THREADS) sums.at[0] = f(x[begin + i], sums.at[0]);
+    return (sums.at[0] + sums.at[1]) + (sums.at[2] + sums.at[3]);
+}
+
 // On bits: compiled code may assume that x != x is never true.
 __device__ inline bool is_nan(float x) { return (__float_as_uint(x) & 0x7fffffff) > 0x7f800000; }
 

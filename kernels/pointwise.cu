@@ -1,0 +1,26 @@
+// Element by element. All of these are bound by bandwidth: a thread takes four neighbours at once, a fourth of the grid
+// of the WGSL kernels has work, and any input may be the output.
+#include "common.cuh"
+
+// unary: y = f(x).
+// Floor: 8 bytes an element. Of the functions GELU is the longest, at about 40 instructions for those 8 bytes: an H200
+// has time for some 50. Not yet measured on a GPU.
+struct Unary { Size n; u32 kind; float a; float b; };
+KERNEL unary(const float* x, float* y, const u32* counts, Unary p) {
+    map(p.n(counts), y, [p](float x) { return unary(p.kind, x, p.a, p.b); }, x);
+}
+
+// unary_grad: dx = f'(x) dy.
+// Floor: 12 bytes an element. Not yet measured on a GPU.
+struct UnaryGrad { Size n; u32 kind; float a; float b; };
+KERNEL unary_grad(const float* x, const float* dy, float* dx, const u32* counts, UnaryGrad p) {
+    map(p.n(counts), dx, [p](float x, float dy) { return unary_derivative(p.kind, x, p.a) * dy; }, x, dy);
+}
+
+// binary: y = a ∘ b (0 add, 1 subtract, 2 multiply).
+// Floor: 12 bytes an element. Not yet measured on a GPU.
+struct Binary { Size n; u32 kind; };
+KERNEL binary(const float* a, const float* b, float* y, const u32* counts, Binary p) {
+    auto f = [p](float a, float b) { return p.kind == 0 ? a + b : p.kind == 1 ? a - b : a * b; };
+    map(p.n(counts), y, f, a, b);
+}
