@@ -21,22 +21,23 @@ __device__ inline float activate(u32 kind, float x) {
     }
 }
 
-// Bias, activation and residual for N neighbours of row r from column c on. The residual may be y itself.
-template <u32 N>
-__device__ inline void finish(const Linear& p, u32 m, u32 n, u32 r, u32 c, const float (&sum)[N],
-                              const float* bias, const float* residual, float* y) {
-    if (r >= m || c >= n) return;
-    float value[N];
-    size_t at = size_t(r) * p.ldy + c;
+// Bias, activation and residual for a finished tile. The residual may be y itself.
+__device__ inline void finish(const Linear& p, u32 m, u32 n, u32 row0, u32 col0, const float* tile, const float* bias,
+                              const float* residual, float* y) {
+    bool aligned = p.ldy % 4 == 0 && reinterpret_cast<size_t>(y) % 16 == 0;
+    by_four(tile, [&](u32 r, u32 c, float (&x)[4]) {
+        r += row0, c += col0;
+        if (r >= m || c >= n) return;
+        size_t at = size_t(r) * p.ldy + c;
 #pragma unroll
-    for (u32 j = 0; j < N; j++) {
-        value[j] = sum[j];
-        if (c + j >= n) continue;
-        if (p.has_bias) value[j] += bias[c + j];
-        value[j] = activate(p.activation, value[j]);
-        if (p.has_residual) value[j] += residual[at + j];
-    }
-    store_row(y + at, value, n - c, p.ldy % N == 0 && reinterpret_cast<size_t>(y) % (4 * N) == 0);
+        for (u32 j = 0; j < 4; j++) {
+            if (c + j >= n) continue;
+            if (p.has_bias) x[j] += bias[c + j];
+            x[j] = activate(p.activation, x[j]);
+            if (p.has_residual) x[j] += residual[at + j];
+        }
+        store_four(y + at, x, n - c, aligned);
+    });
 }
 
 struct Yes { static constexpr bool value = true; };
@@ -64,9 +65,7 @@ KERNEL linear(const float* __restrict__ a, const float* __restrict__ b, const fl
             by_layout(p, [&](auto a_along, auto b_along) {
                 tile_product<a_along.value, b_along.value>(left, right, row0, col0, stages, sum);
             });
-#pragma unroll
-            for (u32 i = 0; i < 4; i++)
-                finish(p, m, n, row0 + own_row() + i, col0 + own_column(), sum[i], bias, residual, y);
+            finish(p, m, n, row0, col0, put_tile(stages, sum), bias, residual, y);
         }
     }
 }
@@ -82,15 +81,7 @@ KERNEL linear_bf16(const float* __restrict__ a, const float* __restrict__ b, con
             by_layout(p, [&](auto a_along, auto b_along) {
                 bf16_tile_product<a_along.value, b_along.value>(left, right, row0, col0, stages, sum);
             });
-            u32 row = row0 + warp_row() + lane_index() / 4, col = col0 + warp_column() + lane_index() % 4 * 2;
-#pragma unroll
-            for (u32 i = 0; i < 2; i++)
-#pragma unroll
-                for (u32 j = 0; j < 2; j++) {
-                    float upper[2] = {sum[i][j][0], sum[i][j][1]}, lower[2] = {sum[i][j][2], sum[i][j][3]};
-                    finish(p, m, n, row + 16 * i, col + 8 * j, upper, bias, residual, y);
-                    finish(p, m, n, row + 16 * i + 8, col + 8 * j, lower, bias, residual, y);
-                }
+            finish(p, m, n, row0, col0, put_tile(stages, sum), bias, residual, y);
         }
     }
 }

@@ -57,9 +57,13 @@ template <u32 PENDING> __device__ inline void wait_copies() {
 constexpr u32 DEPTH = 16;
 constexpr u32 STAGES = 3;
 
-struct alignas(16) Stages {
-    float a[STAGES][TILE * DEPTH];
-    float b[STAGES][TILE * DEPTH];
+constexpr u32 SLICE = TILE * DEPTH;
+
+// `b` follows `a`: a finished tile of 64 x 64 lies over both.
+struct alignas(128) Stages {
+    float all[2 * STAGES * SLICE];
+    __device__ float* a() { return all; }
+    __device__ float* b() { return all + STAGES * SLICE; }
 };
 
 // Where a thread's 4 x 4 elements of the tile begin.
@@ -91,11 +95,16 @@ template <bool ALONG> __device__ inline void stage(float* slice, const Matrix& m
     }
 }
 
-// Elements [i][d] = (r + i, k + d) of a slice; r and k are multiples of 4.
-template <bool ALONG> __device__ inline void fragment(const float* slice, u32 r, u32 k, float (&x)[4][4]) {
+// Where fragments of rows r to r + 3 begin in a slice, for r a multiple of 4. One number, from which the places differ
+// by constants: precomputed, they would take half of the registers.
+template <bool ALONG> __device__ inline u32 fragment_start(u32 r) { return ALONG ? r * 16 + r / 4 % 8 * 4 : r; }
+
+// Elements [i][d] = (r + i, k + d) of a slice, from the start for r in that slice; k is a multiple of 4.
+template <bool ALONG> __device__ inline void fragment(const float* slices, u32 start, u32 k, float (&x)[4][4]) {
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
-        float4 v = *reinterpret_cast<const float4*>(slice + (ALONG ? place<true>(r + i, k) : place<false>(r, k + i)));
+        u32 at = ALONG ? (start ^ (i % 2 * 16 + k)) + i / 2 * 32 : start + (k + i) * TILE;
+        float4 v = *reinterpret_cast<const float4*>(slices + at);
         float four[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (u32 j = 0; j < 4; j++) (ALONG ? x[i][j] : x[j][i]) = four[j];
@@ -111,8 +120,8 @@ __device__ inline void tile_product(const Matrix& a, const Matrix& b, u32 row0, 
     bool a_aligned = a.aligned(), b_aligned = b.aligned();
     auto copy = [&](u32 slot, u32 step) {
         if (step < steps) {
-            stage<A_ALONG>(s.a[slot], a, a_aligned, row0, step * DEPTH);
-            stage<B_ALONG>(s.b[slot], b, b_aligned, col0, step * DEPTH);
+            stage<A_ALONG>(s.a() + slot * SLICE, a, a_aligned, row0, step * DEPTH);
+            stage<B_ALONG>(s.b() + slot * SLICE, b, b_aligned, col0, step * DEPTH);
         }
         commit_copies();
     };
@@ -124,11 +133,13 @@ __device__ inline void tile_product(const Matrix& a, const Matrix& b, u32 row0, 
         wait_copies<STAGES - 2>();
         __syncthreads();
         copy(ahead, step + STAGES - 1);
+        u32 left_start = here * SLICE + fragment_start<A_ALONG>(own_row());
+        u32 right_start = here * SLICE + fragment_start<B_ALONG>(own_column());
 #pragma unroll
         for (u32 k = 0; k < DEPTH; k += 4) {
             float left[4][4], right[4][4];
-            fragment<A_ALONG>(s.a[here], own_row(), k, left);
-            fragment<B_ALONG>(s.b[here], own_column(), k, right);
+            fragment<A_ALONG>(s.a(), left_start, k, left);
+            fragment<B_ALONG>(s.b(), right_start, k, right);
 #pragma unroll
             for (u32 d = 0; d < 4; d++)
 #pragma unroll
@@ -142,16 +153,40 @@ __device__ inline void tile_product(const Matrix& a, const Matrix& b, u32 row0, 
     __syncthreads();
 }
 
-// Stores N neighbours of a row that has `room` elements left from there on; `aligned` says that the address is a
-// multiple of 4·N bytes.
-template <u32 N> __device__ inline void store_row(float* to, const float (&x)[N], u32 room, bool aligned) {
-    if (aligned && room >= N) {
-        if constexpr (N == 4) *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
-        if constexpr (N == 2) *reinterpret_cast<float2*>(to) = make_float2(x[0], x[1]);
+// A finished tile in shared memory, for an epilogue that takes whole rows; the stages have done their work by then.
+// Swizzled, so that the stores of both kinds of product meet all banks.
+__device__ inline u32 finished_place(u32 r, u32 c) { return r * TILE + (c ^ r % 4 * 8); }
+
+__device__ inline float* put_tile(Stages& s, const float (&sum)[4][4]) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        float* to = s.all + finished_place(own_row() + i, own_column());
+        *reinterpret_cast<float4*>(to) = make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+    }
+    __syncthreads();
+    return s.all;
+}
+
+// Calls work(r, c, four numbers) for all elements of a finished tile, four neighbours of a row at a time.
+template <class Work> __device__ inline void by_four(const float* tile, Work work) {
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < TILE * TILE / 4; i += THREADS) {
+        u32 r = i / 16, c = i % 16 * 4;
+        float4 v = *reinterpret_cast<const float4*>(tile + finished_place(r, c));
+        float four[4] = {v.x, v.y, v.z, v.w};
+        work(r, c, four);
+    }
+    __syncthreads();
+}
+
+// Stores four neighbours of a row that has `room` elements left; `aligned` says that `to` is a multiple of 16 bytes.
+__device__ inline void store_four(float* to, const float (&x)[4], u32 room, bool aligned) {
+    if (aligned && room >= 4) {
+        *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
         return;
     }
 #pragma unroll
-    for (u32 j = 0; j < N; j++) {
+    for (u32 j = 0; j < 4; j++) {
         if (j < room) to[j] = x[j];
     }
 }
@@ -160,9 +195,12 @@ template <u32 N> __device__ inline void store_row(float* to, const float (&x)[N]
 
 constexpr u32 BF16_DEPTH = 32;
 
-struct Bf16Stages {
-    uint4 a[2][TILE * BF16_DEPTH / 8];
-    uint4 b[2][TILE * BF16_DEPTH / 8];
+constexpr u32 BF16_SLICE = TILE * BF16_DEPTH / 8;
+
+struct alignas(128) Bf16Stages {
+    uint4 all[4 * BF16_SLICE];
+    __device__ uint4* a(u32 slot) { return all + slot * BF16_SLICE; }
+    __device__ uint4* b(u32 slot) { return all + (2 + slot) * BF16_SLICE; }
 };
 
 // Two numbers rounded to the nearest bf16, the first in the lower half.
@@ -249,8 +287,8 @@ __device__ inline void bf16_tile_product(const Matrix& a, const Matrix& b, u32 r
     if (steps > 0) {
         fetch<A_ALONG>(a, a_aligned, row0, 0, next_a);
         fetch<B_ALONG>(b, b_aligned, col0, 0, next_b);
-        put<A_ALONG>(s.a[0], next_a);
-        put<B_ALONG>(s.b[0], next_b);
+        put<A_ALONG>(s.a(0), next_a);
+        put<B_ALONG>(s.b(0), next_b);
     }
     __syncthreads();
     for (u32 step = 0; step < steps; step++) {
@@ -262,18 +300,34 @@ __device__ inline void bf16_tile_product(const Matrix& a, const Matrix& b, u32 r
 #pragma unroll
         for (u32 k = 0; k < BF16_DEPTH; k += 16) {
             u32 left[2][4], right[4];
-            bf16_fragment<A_ALONG, true>(s.a[step % 2], warp_row(), k, left[0]);
-            bf16_fragment<A_ALONG, true>(s.a[step % 2], warp_row() + 16, k, left[1]);
-            bf16_fragment<B_ALONG, false>(s.b[step % 2], warp_column(), k, right);
+            bf16_fragment<A_ALONG, true>(s.a(step % 2), warp_row(), k, left[0]);
+            bf16_fragment<A_ALONG, true>(s.a(step % 2), warp_row() + 16, k, left[1]);
+            bf16_fragment<B_ALONG, false>(s.b(step % 2), warp_column(), k, right);
 #pragma unroll
             for (u32 i = 0; i < 2; i++)
 #pragma unroll
                 for (u32 j = 0; j < 2; j++) multiply_add(sum[i][j], left[i], right[2 * j], right[2 * j + 1]);
         }
         if (more) {
-            put<A_ALONG>(s.a[(step + 1) % 2], next_a);
-            put<B_ALONG>(s.b[(step + 1) % 2], next_b);
+            put<A_ALONG>(s.a((step + 1) % 2), next_a);
+            put<B_ALONG>(s.b((step + 1) % 2), next_b);
         }
         __syncthreads();
     }
+}
+
+__device__ inline float* put_tile(Bf16Stages& s, const float (&sum)[2][2][4]) {
+    float* tile = reinterpret_cast<float*>(s.all);
+    u32 row = warp_row() + lane_index() / 4, col = warp_column() + lane_index() % 4 * 2;
+#pragma unroll
+    for (u32 i = 0; i < 2; i++)
+#pragma unroll
+        for (u32 j = 0; j < 2; j++)
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                float* to = tile + finished_place(row + 16 * i + 8 * half, col + 8 * j);
+                *reinterpret_cast<float2*>(to) = make_float2(sum[i][j][2 * half], sum[i][j][2 * half + 1]);
+            }
+    __syncthreads();
+    return tile;
 }
