@@ -52,6 +52,14 @@ template <u32 PENDING> __device__ inline void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+// The thread's number as something new: what is computed from it is computed where it is used. Otherwise compilers
+// compute the places of all layouts once for all tiles and keep them, which takes more registers than there are.
+__device__ inline u32 fresh_thread() {
+    u32 thread = threadIdx.x;
+    asm volatile("" : "+r"(thread));
+    return thread;
+}
+
 // f32.
 
 constexpr u32 DEPTH = 16;
@@ -67,8 +75,8 @@ struct alignas(128) Stages {
 };
 
 // Where a thread's 4 x 4 elements of the tile begin.
-__device__ inline u32 own_row() { return 4 * (threadIdx.x / WARP / 2 * 4 + lane_index() / 8); }
-__device__ inline u32 own_column() { return 4 * (threadIdx.x / WARP % 2 * 8 + lane_index() % 8); }
+__device__ inline u32 own_row(u32 thread) { return 4 * (thread / 64 * 4 + thread % 32 / 8); }
+__device__ inline u32 own_column(u32 thread) { return 4 * (thread / 32 % 2 * 8 + thread % 8); }
 
 template <bool ALONG> __device__ inline u32 place(u32 r, u32 k) {
     if (!ALONG) return k * TILE + r;
@@ -76,17 +84,18 @@ template <bool ALONG> __device__ inline u32 place(u32 r, u32 k) {
 }
 
 // Copies the slice from (row0, k0) on, zeros beyond the operand.
-template <bool ALONG> __device__ inline void stage(float* slice, const Matrix& m, bool aligned, u32 row0, u32 k0) {
+template <bool ALONG>
+__device__ inline void stage(float* slice, const Matrix& m, bool aligned, u32 thread, u32 row0, u32 k0) {
     if (aligned) {
-        u32 r = ALONG ? threadIdx.x / 4 : threadIdx.x % 16 * 4;
-        u32 k = ALONG ? threadIdx.x % 4 * 4 : threadIdx.x / 16;
+        u32 r = ALONG ? thread / 4 : thread % 16 * 4;
+        u32 k = ALONG ? thread % 4 * 4 : thread / 16;
         u32 n = m.present<ALONG>(row0 + r, k0 + k, 4);
         const float* from = n > 0 ? m.element<ALONG>(row0 + r, k0 + k) : m.at;
         copy_async<16>(slice + place<ALONG>(r, k), from, 4 * n);
         return;
     }
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
+    for (u32 i = thread; i < TILE * DEPTH; i += THREADS) {
         u32 r = ALONG ? i / DEPTH : i % TILE;
         u32 k = ALONG ? i % DEPTH : i / TILE;
         u32 n = m.present<ALONG>(row0 + r, k0 + k, 1);
@@ -111,17 +120,17 @@ template <bool ALONG> __device__ inline void fragment(const float* slices, u32 s
     }
 }
 
-// sum[i][j] += Σ_k A[row0 + own_row() + i, k] · B[k, col0 + own_column() + j], in the order of k. All threads of the
+// sum[i][j] += Σ_k A[row0 + own_row + i, k] · B[k, col0 + own_column + j], in the order of k. All threads of the
 // block call it; afterwards `s` may be used again.
 template <bool A_ALONG, bool B_ALONG>
 __device__ inline void tile_product(const Matrix& a, const Matrix& b, u32 row0, u32 col0, Stages& s,
                                     float (&sum)[4][4]) {
-    u32 steps = (a.depth + DEPTH - 1) / DEPTH;
+    u32 steps = (a.depth + DEPTH - 1) / DEPTH, thread = fresh_thread();
     bool a_aligned = a.aligned(), b_aligned = b.aligned();
     auto copy = [&](u32 slot, u32 step) {
         if (step < steps) {
-            stage<A_ALONG>(s.a() + slot * SLICE, a, a_aligned, row0, step * DEPTH);
-            stage<B_ALONG>(s.b() + slot * SLICE, b, b_aligned, col0, step * DEPTH);
+            stage<A_ALONG>(s.a() + slot * SLICE, a, a_aligned, thread, row0, step * DEPTH);
+            stage<B_ALONG>(s.b() + slot * SLICE, b, b_aligned, thread, col0, step * DEPTH);
         }
         commit_copies();
     };
@@ -133,8 +142,8 @@ __device__ inline void tile_product(const Matrix& a, const Matrix& b, u32 row0, 
         wait_copies<STAGES - 2>();
         __syncthreads();
         copy(ahead, step + STAGES - 1);
-        u32 left_start = here * SLICE + fragment_start<A_ALONG>(own_row());
-        u32 right_start = here * SLICE + fragment_start<B_ALONG>(own_column());
+        u32 left_start = here * SLICE + fragment_start<A_ALONG>(own_row(thread));
+        u32 right_start = here * SLICE + fragment_start<B_ALONG>(own_column(thread));
 #pragma unroll
         for (u32 k = 0; k < DEPTH; k += 4) {
             float left[4][4], right[4][4];
@@ -160,7 +169,7 @@ __device__ inline u32 finished_place(u32 r, u32 c) { return r * TILE + (c ^ r % 
 __device__ inline float* put_tile(Stages& s, const float (&sum)[4][4]) {
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
-        float* to = s.all + finished_place(own_row() + i, own_column());
+        float* to = s.all + finished_place(own_row(threadIdx.x) + i, own_column(threadIdx.x));
         *reinterpret_cast<float4*>(to) = make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
     }
     __syncthreads();
@@ -231,8 +240,8 @@ __device__ inline void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b0, 
 }
 
 // Eight neighbours of a slice, one thread's part of it: a chunk.
-template <bool ALONG> __device__ inline u32 chunk_row() { return ALONG ? threadIdx.x / 4 : threadIdx.x % 8 * 8; }
-template <bool ALONG> __device__ inline u32 chunk_depth() { return ALONG ? threadIdx.x % 4 * 8 : threadIdx.x / 8; }
+template <bool ALONG> __device__ inline u32 chunk_row(u32 thread) { return ALONG ? thread / 4 : thread % 8 * 8; }
+template <bool ALONG> __device__ inline u32 chunk_depth(u32 thread) { return ALONG ? thread % 4 * 8 : thread / 8; }
 
 // Place of the chunk that holds (r, k).
 template <bool ALONG> __device__ inline u32 chunk_place(u32 r, u32 k) {
@@ -240,8 +249,8 @@ template <bool ALONG> __device__ inline u32 chunk_place(u32 r, u32 k) {
 }
 
 template <bool ALONG>
-__device__ inline void fetch(const Matrix& m, bool aligned, u32 row0, u32 k0, float (&x)[8]) {
-    u32 r = row0 + chunk_row<ALONG>(), k = k0 + chunk_depth<ALONG>();
+__device__ inline void fetch(const Matrix& m, bool aligned, u32 thread, u32 row0, u32 k0, float (&x)[8]) {
+    u32 r = row0 + chunk_row<ALONG>(thread), k = k0 + chunk_depth<ALONG>(thread);
     u32 n = m.present<ALONG>(r, k, 8);
     const float* from = m.element<ALONG>(r, k);
     if (aligned && n == 8) {
@@ -255,16 +264,15 @@ __device__ inline void fetch(const Matrix& m, bool aligned, u32 row0, u32 k0, fl
     for (u32 i = 0; i < 8; i++) x[i] = i < n ? __ldg(from + i) : 0.0f;
 }
 
-template <bool ALONG> __device__ inline void put(uint4* slice, const float (&x)[8]) {
-    slice[chunk_place<ALONG>(chunk_row<ALONG>(), chunk_depth<ALONG>())] =
+template <bool ALONG> __device__ inline void put(uint4* slice, u32 thread, const float (&x)[8]) {
+    slice[chunk_place<ALONG>(chunk_row<ALONG>(thread), chunk_depth<ALONG>(thread))] =
         make_uint4(bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7]));
 }
 
 // The 16 x 16 elements from (r, k) on as four matrices: for A in the order of multiply_add, (rows, depth) = (0, 0),
 // (8, 0), (0, 8), (8, 8); for B (0, 0), (0, 8), (8, 0), (8, 8), two matrices for each eight columns.
 template <bool ALONG, bool IS_A>
-__device__ inline void bf16_fragment(const uint4* slice, u32 r, u32 k, u32 (&x)[4]) {
-    u32 lane = lane_index();
+__device__ inline void bf16_fragment(const uint4* slice, u32 lane, u32 r, u32 k, u32 (&x)[4]) {
     u32 inner = lane % 8 + (IS_A ? lane / 8 % 2 : lane / 16) * 8, outer = (IS_A ? lane / 16 : lane / 8 % 2) * 8;
     u32 turned_depth = lane % 8 + (IS_A ? lane / 16 : lane / 8 % 2) * 8;
     u32 turned_row = (IS_A ? lane / 8 % 2 : lane / 16) * 8;
@@ -273,44 +281,45 @@ __device__ inline void bf16_fragment(const uint4* slice, u32 r, u32 k, u32 (&x)[
 }
 
 // Where a warp's 32 x 16 elements of the tile begin.
-__device__ inline u32 warp_row() { return threadIdx.x / WARP / 4 * 32; }
-__device__ inline u32 warp_column() { return threadIdx.x / WARP % 4 * 16; }
+__device__ inline u32 warp_row(u32 thread) { return thread / WARP / 4 * 32; }
+__device__ inline u32 warp_column(u32 thread) { return thread / WARP % 4 * 16; }
 
-// sum[i][j]: the 16 x 8 elements from (row0 + warp_row() + 16·i, col0 + warp_column() + 8·j) on, as multiply_add holds
+// sum[i][j]: the 16 x 8 elements from (row0 + warp_row + 16·i, col0 + warp_column + 8·j) on, as multiply_add holds
 // them. All threads of the block call it; afterwards `s` may be used again.
 template <bool A_ALONG, bool B_ALONG>
 __device__ inline void bf16_tile_product(const Matrix& a, const Matrix& b, u32 row0, u32 col0, Bf16Stages& s,
                                          float (&sum)[2][2][4]) {
-    u32 steps = (a.depth + BF16_DEPTH - 1) / BF16_DEPTH;
+    u32 steps = (a.depth + BF16_DEPTH - 1) / BF16_DEPTH, thread = fresh_thread();
     bool a_aligned = a.aligned(), b_aligned = b.aligned();
     float next_a[8], next_b[8];
     if (steps > 0) {
-        fetch<A_ALONG>(a, a_aligned, row0, 0, next_a);
-        fetch<B_ALONG>(b, b_aligned, col0, 0, next_b);
-        put<A_ALONG>(s.a(0), next_a);
-        put<B_ALONG>(s.b(0), next_b);
+        fetch<A_ALONG>(a, a_aligned, thread, row0, 0, next_a);
+        fetch<B_ALONG>(b, b_aligned, thread, col0, 0, next_b);
+        put<A_ALONG>(s.a(0), thread, next_a);
+        put<B_ALONG>(s.b(0), thread, next_b);
     }
     __syncthreads();
+#pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
         bool more = step + 1 < steps;
         if (more) {
-            fetch<A_ALONG>(a, a_aligned, row0, (step + 1) * BF16_DEPTH, next_a);
-            fetch<B_ALONG>(b, b_aligned, col0, (step + 1) * BF16_DEPTH, next_b);
+            fetch<A_ALONG>(a, a_aligned, thread, row0, (step + 1) * BF16_DEPTH, next_a);
+            fetch<B_ALONG>(b, b_aligned, thread, col0, (step + 1) * BF16_DEPTH, next_b);
         }
 #pragma unroll
         for (u32 k = 0; k < BF16_DEPTH; k += 16) {
             u32 left[2][4], right[4];
-            bf16_fragment<A_ALONG, true>(s.a(step % 2), warp_row(), k, left[0]);
-            bf16_fragment<A_ALONG, true>(s.a(step % 2), warp_row() + 16, k, left[1]);
-            bf16_fragment<B_ALONG, false>(s.b(step % 2), warp_column(), k, right);
+            bf16_fragment<A_ALONG, true>(s.a(step % 2), thread % WARP, warp_row(thread), k, left[0]);
+            bf16_fragment<A_ALONG, true>(s.a(step % 2), thread % WARP, warp_row(thread) + 16, k, left[1]);
+            bf16_fragment<B_ALONG, false>(s.b(step % 2), thread % WARP, warp_column(thread), k, right);
 #pragma unroll
             for (u32 i = 0; i < 2; i++)
 #pragma unroll
                 for (u32 j = 0; j < 2; j++) multiply_add(sum[i][j], left[i], right[2 * j], right[2 * j + 1]);
         }
         if (more) {
-            put<A_ALONG>(s.a((step + 1) % 2), next_a);
-            put<B_ALONG>(s.b((step + 1) % 2), next_b);
+            put<A_ALONG>(s.a((step + 1) % 2), thread, next_a);
+            put<B_ALONG>(s.b((step + 1) % 2), thread, next_b);
         }
         __syncthreads();
     }
@@ -318,7 +327,7 @@ __device__ inline void bf16_tile_product(const Matrix& a, const Matrix& b, u32 r
 
 __device__ inline float* put_tile(Bf16Stages& s, const float (&sum)[2][2][4]) {
     float* tile = reinterpret_cast<float*>(s.all);
-    u32 row = warp_row() + lane_index() / 4, col = warp_column() + lane_index() % 4 * 2;
+    u32 row = warp_row(threadIdx.x) + lane_index() / 4, col = warp_column(threadIdx.x) + lane_index() % 4 * 2;
 #pragma unroll
     for (u32 i = 0; i < 2; i++)
 #pragma unroll
