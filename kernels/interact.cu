@@ -68,8 +68,8 @@ struct Chunk {
 // interact_dots: dot products of all frames of a chunk (rows) with all its words (columns), as linear computes them.
 // Floor: 2·rows·columns·D FLOPs; bound by f32 arithmetic. Layout: a block a tile of 64 x 64; both lie along.
 KERNEL interact_dots(const float* __restrict__ words, const u32* __restrict__ word_segments,
-                     const float* __restrict__ frames, const u32* __restrict__ frame_segments,
-                     float* __restrict__ dots, const u32* __restrict__ counts, Interact p) {
+                        const float* __restrict__ frames, const u32* __restrict__ frame_segments,
+                        float* __restrict__ dots, const u32* __restrict__ counts, Interact p) {
     __shared__ Stages stages;
     Chunk chunk(p, word_segments, frame_segments, counts);
     Rows f = chunk.frame_rows(), w = chunk.word_rows();
@@ -81,14 +81,11 @@ KERNEL interact_dots(const float* __restrict__ words, const u32* __restrict__ wo
         for (u32 col0 = blockIdx.x * TILE; col0 < w.count; col0 += gridDim.x * TILE) {
             float sum[4][4] = {};
             tile_product<true, true>(left, right, row0, col0, stages, sum);
-            u32 row = row0 + own_row(threadIdx.x), col = col0 + own_column(threadIdx.x);
-            if (col >= w.count) continue;
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) {
-                if (row + i < f.count) {
-                    store_four(dots + size_t(row + i) * stride + col, sum[i], w.count - col, aligned);
-                }
-            }
+            by_four(put_tile(stages, sum), [&](u32 r, u32 c, float (&value)[4]) {
+                r += row0, c += col0;
+                if (r >= f.count || c >= w.count) return;
+                store_four(dots + size_t(r) * stride + c, value, w.count - c, aligned);
+            });
         }
     }
 }
@@ -97,9 +94,9 @@ KERNEL interact_dots(const float* __restrict__ words, const u32* __restrict__ wo
 // launched in a fixed order, the first writes and the others add.
 // Floor: 2·frames·words·D FLOPs; bound by f32 arithmetic. Layout: a block a tile of 64 x 64 of y; the rows that are
 // weighed lie across, G either way.
-KERNEL interact_accumulate(const u32* __restrict__ word_segments, const u32* __restrict__ frame_segments,
-                           const float* __restrict__ g, const float* __restrict__ x, float* __restrict__ y,
-                           const u32* __restrict__ counts, Interact p) {
+KERNEL_OF(4) interact_accumulate(const u32* __restrict__ word_segments, const u32* __restrict__ frame_segments,
+                              const float* __restrict__ g, const float* __restrict__ x, float* __restrict__ y,
+                              const u32* __restrict__ counts, Interact p) {
     __shared__ Stages stages;
     Chunk chunk(p, word_segments, frame_segments, counts);
     Rows f = chunk.frame_rows(), w = chunk.word_rows();
@@ -134,10 +131,10 @@ constexpr u32 PAIR_TILE = 32;
 // Rows of a slice are this far apart, so that 16 lanes that read one column meet 16 banks.
 constexpr u32 PAIR_STRIDE = DEPTH + 1;
 
-KERNEL interact_pair_dots(const float* __restrict__ words, const u32* __restrict__ word_segments,
-                          const float* __restrict__ frames, const u32* __restrict__ frame_segments,
-                          const u32* __restrict__ pairs, float* __restrict__ dots, const u32* __restrict__ counts,
-                          Interact p) {
+KERNEL_OF(4) interact_pair_dots(const float* __restrict__ words, const u32* __restrict__ word_segments,
+                             const float* __restrict__ frames, const u32* __restrict__ frame_segments,
+                             const u32* __restrict__ pairs, float* __restrict__ dots, const u32* __restrict__ counts,
+                             Interact p) {
     __shared__ float left[PAIR_TILE * PAIR_STRIDE];
     __shared__ float right[PAIR_TILE * PAIR_STRIDE];
     Chunk chunk(p, word_segments, frame_segments, counts);
@@ -500,11 +497,11 @@ __device__ inline void pool(const Interact& p, const Chunk& chunk, const PoolOpe
     }
 }
 
-KERNEL interact_pool(const u32* __restrict__ word_segments, const float* __restrict__ word_log_weights,
-                     const u32* __restrict__ frame_segments, const float* __restrict__ frame_bias,
-                     const float* __restrict__ log_weights, const u32* __restrict__ pairs,
-                     const float* __restrict__ dots, float* __restrict__ scores, float* __restrict__ view_scores,
-                     float* __restrict__ relevance, const u32* __restrict__ counts, Interact p) {
+KERNEL_OF(4) interact_pool(const u32* __restrict__ word_segments, const float* __restrict__ word_log_weights,
+                        const u32* __restrict__ frame_segments, const float* __restrict__ frame_bias,
+                        const float* __restrict__ log_weights, const u32* __restrict__ pairs,
+                        const float* __restrict__ dots, float* __restrict__ scores, float* __restrict__ view_scores,
+                        float* __restrict__ relevance, const u32* __restrict__ counts, Interact p) {
     __shared__ float memory[WARPS * WARP_FLOATS];
     Chunk chunk(p, word_segments, frame_segments, counts);
     PoolOperands o = {word_log_weights, frame_bias, log_weights, pairs, dots};
@@ -637,13 +634,13 @@ __device__ inline void pool_grad(const Interact& p, const Chunk& chunk, const Po
     }
 }
 
-KERNEL interact_pool_grad(const u32* __restrict__ word_segments, const float* __restrict__ word_log_weights,
-                          const u32* __restrict__ frame_segments, const float* __restrict__ frame_bias,
-                          const float* __restrict__ log_weights, const u32* __restrict__ pairs,
-                          const float* __restrict__ dots, const float* __restrict__ dscores,
-                          const float* __restrict__ dview_scores, const float* __restrict__ drelevance,
-                          float* __restrict__ g, float* __restrict__ dlog_omega, const u32* __restrict__ counts,
-                          Interact p) {
+KERNEL_OF(4) interact_pool_grad(const u32* __restrict__ word_segments, const float* __restrict__ word_log_weights,
+                             const u32* __restrict__ frame_segments, const float* __restrict__ frame_bias,
+                             const float* __restrict__ log_weights, const u32* __restrict__ pairs,
+                             const float* __restrict__ dots, const float* __restrict__ dscores,
+                             const float* __restrict__ dview_scores, const float* __restrict__ drelevance,
+                             float* __restrict__ g, float* __restrict__ dlog_omega, const u32* __restrict__ counts,
+                             Interact p) {
     __shared__ float memory[WARPS * WARP_FLOATS];
     Chunk chunk(p, word_segments, frame_segments, counts);
     PoolOperands o = {word_log_weights, frame_bias, log_weights, pairs, dots};

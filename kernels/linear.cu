@@ -55,7 +55,7 @@ template <class Work> __device__ inline void by_layout(const Linear& p, Work wor
 }
 
 KERNEL linear(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-              const float* residual, float* y, const u32* __restrict__ counts, Linear p) {
+                 const float* residual, float* y, const u32* __restrict__ counts, Linear p) {
     __shared__ Stages stages;
     u32 m = p.m(counts), n = p.n(counts), k = p.k(counts);
     Matrix left = {a, m, k, p.lda}, right = {b, n, k, p.ldb};
@@ -70,8 +70,8 @@ KERNEL linear(const float* __restrict__ a, const float* __restrict__ b, const fl
     }
 }
 
-KERNEL linear_bf16(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
-                   const float* residual, float* y, const u32* __restrict__ counts, Linear p) {
+KERNEL_OF(4) linear_bf16(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
+                      const float* residual, float* y, const u32* __restrict__ counts, Linear p) {
     __shared__ Bf16Stages stages;
     u32 m = p.m(counts), n = p.n(counts), k = p.k(counts);
     Matrix left = {a, m, k, p.lda}, right = {b, n, k, p.ldb};

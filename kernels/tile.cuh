@@ -17,6 +17,10 @@
 #pragma once
 #include "common.cuh"
 
+// A kernel of which a processor should hold at least `blocks` blocks: so many registers the compiler may use. Left to
+// itself, ptxas spills some of them to make room for one more block.
+#define KERNEL_OF(blocks) extern "C" __global__ void __launch_bounds__(THREADS, blocks)
+
 constexpr u32 TILE = 64;
 
 // One operand of a product: `rows` x `depth` elements; nothing beyond them is read.
@@ -129,6 +133,7 @@ __device__ inline void tile_product(const Matrix& a, const Matrix& b, u32 row0, 
     bool a_aligned = a.aligned(), b_aligned = b.aligned();
     auto copy = [&](u32 slot, u32 step) {
         if (step < steps) {
+            u32 thread = fresh_thread();
             stage<A_ALONG>(s.a() + slot * SLICE, a, a_aligned, thread, row0, step * DEPTH);
             stage<B_ALONG>(s.b() + slot * SLICE, b, b_aligned, thread, col0, step * DEPTH);
         }
