@@ -126,54 +126,92 @@ KERNEL_OF(4) interact_accumulate(const u32* __restrict__ word_segments, const u3
 // interact_pair_dots: dot products of the frames (rows) and words (columns) of listed pairs, each pair at a place of
 // its own in the workspace, `max_frames` rows of `max_words` columns.
 // Floor: (L + T)·D·4 bytes a pair if neither text nor video is met again; bound by bandwidth.
-// Layout: a block takes pairs in turn and computes tiles of 32 x 32, a thread 2 x 2, 16 apart.
-constexpr u32 PAIR_TILE = 32;
-// Rows of a slice are this far apart, so that 16 lanes that read one column meet 16 banks.
-constexpr u32 PAIR_STRIDE = DEPTH + 1;
+// Layout: a block takes pairs in turn, and of a pair tiles of 16 frames x 64 words: videos are short. The contraction
+// is shared out: each of four groups of 64 threads takes 16 of every 64 elements, a thread 4 x 4 sums; the groups'
+// sums are added in their order.
+// Tried: 32 x 32 with 2 x 2 sums a thread and the whole contraction reads as much from shared memory as it multiplies,
+// and for 33 words computes two tiles of which a fifth is wanted.
+constexpr u32 PAIR_FRAMES = 16;
+constexpr u32 PAIR_GROUPS = 4;
+constexpr u32 PAIR_DEPTH = PAIR_GROUPS * DEPTH;
+constexpr u32 PAIR_SLICE = PAIR_FRAMES * DEPTH;
 
-KERNEL_OF(4) interact_pair_dots(const float* __restrict__ words, const u32* __restrict__ word_segments,
-                             const float* __restrict__ frames, const u32* __restrict__ frame_segments,
-                             const u32* __restrict__ pairs, float* __restrict__ dots, const u32* __restrict__ counts,
-                             Interact p) {
-    __shared__ float left[PAIR_TILE * PAIR_STRIDE];
-    __shared__ float right[PAIR_TILE * PAIR_STRIDE];
+struct alignas(128) PairStages {
+    float words[2 * PAIR_GROUPS * SLICE];
+    float frames[2 * PAIR_GROUPS * PAIR_SLICE];
+};
+
+// The group's part of a tile.
+__device__ inline void pair_product(const Matrix& frames, const Matrix& words, u32 row0, u32 col0, PairStages& s,
+                                    float (&sum)[4][4]) {
+    u32 steps = (words.depth + PAIR_DEPTH - 1) / PAIR_DEPTH, thread = fresh_thread(), group = thread / 64;
+    bool frames_aligned = frames.aligned(), words_aligned = words.aligned();
+    auto copy = [&](u32 step) {
+        if (step < steps) {
+            u32 first = step % 2 * PAIR_GROUPS, k0 = step * PAIR_DEPTH;
+#pragma unroll 1
+            for (u32 i = 0; i < PAIR_GROUPS; i++) {
+                stage<true>(s.words + (first + i) * SLICE, words, words_aligned, thread, col0, k0 + i * DEPTH);
+            }
+            stage<true, PAIR_FRAMES>(s.frames + (first + group) * PAIR_SLICE, frames, frames_aligned, thread % 64,
+                                     row0, k0 + group * DEPTH);
+        }
+        commit_copies();
+    };
+    copy(0);
+    u32 row = thread % WARP / 8 * 4, col = (thread % 64 / WARP * 8 + thread % 8) * 4;
+#pragma unroll 1
+    for (u32 step = 0; step < steps; step++) {
+        wait_copies<0>();
+        __syncthreads();
+        copy(step + 1);
+        u32 slice = step % 2 * PAIR_GROUPS + group;
+        u32 left_start = slice * PAIR_SLICE + fragment_start<true>(row);
+        u32 right_start = slice * SLICE + fragment_start<true>(col);
+#pragma unroll
+        for (u32 k = 0; k < DEPTH; k += 4) {
+            float left[4][4], right[4][4];
+            fragment<true>(s.frames, left_start, k, left);
+            fragment<true>(s.words, right_start, k, right);
+            multiply_fragments(left, right, sum);
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        float* to = s.words + (group * PAIR_FRAMES + row + i) * TILE + col;
+        *reinterpret_cast<float4*>(to) = make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+    }
+    __syncthreads();
+}
+
+KERNEL interact_pair_dots(const float* __restrict__ words, const u32* __restrict__ word_segments,
+                                const float* __restrict__ frames, const u32* __restrict__ frame_segments,
+                                const u32* __restrict__ pairs, float* __restrict__ dots,
+                                const u32* __restrict__ counts, Interact p) {
+    __shared__ PairStages stages;
     Chunk chunk(p, word_segments, frame_segments, counts);
     u32 count = min(p.text_count, max(p.listed(counts), p.first_text) - p.first_text);
-    u32 tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     for (u32 pair = blockIdx.x; pair < count; pair += gridDim.x) {
         u32 text = pairs[2 * (p.first_text + pair)], video = pairs[2 * (p.first_text + pair) + 1];
         if (text >= chunk.all_texts || video >= chunk.all_videos) continue;
         Rows f = chunk.video_rows(video), w = chunk.text_rows(text);
-        const float* frame = frames + size_t(f.begin) * p.width;
-        const float* word = words + size_t(w.begin) * p.width;
-        for (u32 row0 = 0; row0 < f.count; row0 += PAIR_TILE) {
-            for (u32 col0 = 0; col0 < w.count; col0 += PAIR_TILE) {
-                float sum[4] = {};
-                for (u32 k0 = 0; k0 < p.width; k0 += DEPTH) {
+        Matrix left = {frames + size_t(f.begin) * p.width, f.count, p.width, p.width};
+        Matrix right = {words + size_t(w.begin) * p.width, w.count, p.width, p.width};
+        for (u32 row0 = 0; row0 < f.count; row0 += PAIR_FRAMES) {
+            for (u32 col0 = 0; col0 < w.count; col0 += TILE) {
+                float part[4][4] = {};
+                pair_product(left, right, row0, col0, stages, part);
+                for (u32 i = threadIdx.x; i < PAIR_FRAMES * TILE; i += THREADS) {
+                    u32 r = row0 + i / TILE, c = col0 + i % TILE;
+                    float sum = 0.0f;
 #pragma unroll
-                    for (u32 i = threadIdx.x; i < PAIR_TILE * DEPTH; i += THREADS) {
-                        u32 r = i / DEPTH, k = k0 + i % DEPTH, at = r * PAIR_STRIDE + i % DEPTH;
-                        bool inside = k < p.width;
-                        left[at] = inside && row0 + r < f.count ? frame[size_t(row0 + r) * p.width + k] : 0.0f;
-                        right[at] = inside && col0 + r < w.count ? word[size_t(col0 + r) * p.width + k] : 0.0f;
+                    for (u32 group = 0; group < PAIR_GROUPS; group++) {
+                        sum += stages.words[group * PAIR_FRAMES * TILE + i];
                     }
-                    __syncthreads();
-#pragma unroll
-                    for (u32 d = 0; d < DEPTH; d++) {
-                        float a0 = left[ty * PAIR_STRIDE + d], a1 = left[(ty + 16) * PAIR_STRIDE + d];
-                        float b0 = right[tx * PAIR_STRIDE + d], b1 = right[(tx + 16) * PAIR_STRIDE + d];
-                        sum[0] = fmaf(a0, b0, sum[0]);
-                        sum[1] = fmaf(a0, b1, sum[1]);
-                        sum[2] = fmaf(a1, b0, sum[2]);
-                        sum[3] = fmaf(a1, b1, sum[3]);
-                    }
-                    __syncthreads();
+                    if (r < f.count && c < w.count) dots[(pair * p.max_frames + r) * p.max_words + c] = sum;
                 }
-#pragma unroll
-                for (u32 i = 0; i < 4; i++) {
-                    u32 r = row0 + ty + 16 * (i / 2), c = col0 + tx + 16 * (i % 2);
-                    if (r < f.count && c < w.count) dots[(pair * p.max_frames + r) * p.max_words + c] = sum[i];
-                }
+                __syncthreads();
             }
         }
     }

@@ -87,21 +87,21 @@ template <bool ALONG> __device__ inline u32 place(u32 r, u32 k) {
     return r / 2 * 32 + ((r % 2 * 4 + k / 4) ^ (r / 4 % 8)) * 4 + k % 4;
 }
 
-// Copies the slice from (row0, k0) on, zeros beyond the operand.
-template <bool ALONG>
+// Copies a slice of ROWS x DEPTH from (row0, k0) on, zeros beyond the operand; `thread` counts ROWS * DEPTH / 4.
+template <bool ALONG, u32 ROWS = TILE>
 __device__ inline void stage(float* slice, const Matrix& m, bool aligned, u32 thread, u32 row0, u32 k0) {
     if (aligned) {
-        u32 r = ALONG ? thread / 4 : thread % 16 * 4;
-        u32 k = ALONG ? thread % 4 * 4 : thread / 16;
+        u32 r = ALONG ? thread / 4 : thread % (ROWS / 4) * 4;
+        u32 k = ALONG ? thread % 4 * 4 : thread / (ROWS / 4);
         u32 n = m.present<ALONG>(row0 + r, k0 + k, 4);
         const float* from = n > 0 ? m.element<ALONG>(row0 + r, k0 + k) : m.at;
         copy_async<16>(slice + place<ALONG>(r, k), from, 4 * n);
         return;
     }
 #pragma unroll 1
-    for (u32 i = thread; i < TILE * DEPTH; i += THREADS) {
-        u32 r = ALONG ? i / DEPTH : i % TILE;
-        u32 k = ALONG ? i % DEPTH : i / TILE;
+    for (u32 i = thread; i < ROWS * DEPTH; i += ROWS * DEPTH / 4) {
+        u32 r = ALONG ? i / DEPTH : i % ROWS;
+        u32 k = ALONG ? i % DEPTH : i / ROWS;
         u32 n = m.present<ALONG>(row0 + r, k0 + k, 1);
         const float* from = n > 0 ? m.element<ALONG>(row0 + r, k0 + k) : m.at;
         copy_async<4>(slice + place<ALONG>(r, k), from, 4 * n);
@@ -122,6 +122,16 @@ template <bool ALONG> __device__ inline void fragment(const float* slices, u32 s
 #pragma unroll
         for (u32 j = 0; j < 4; j++) (ALONG ? x[i][j] : x[j][i]) = four[j];
     }
+}
+
+// Four steps of the contraction.
+__device__ inline void multiply_fragments(const float (&left)[4][4], const float (&right)[4][4], float (&sum)[4][4]) {
+#pragma unroll
+    for (u32 d = 0; d < 4; d++)
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) sum[i][j] = fmaf(left[i][d], right[j][d], sum[i][j]);
 }
 
 // sum[i][j] += Σ_k A[row0 + own_row + i, k] · B[k, col0 + own_column + j], in the order of k. All threads of the
@@ -154,12 +164,7 @@ __device__ inline void tile_product(const Matrix& a, const Matrix& b, u32 row0, 
             float left[4][4], right[4][4];
             fragment<A_ALONG>(s.a(), left_start, k, left);
             fragment<B_ALONG>(s.b(), right_start, k, right);
-#pragma unroll
-            for (u32 d = 0; d < 4; d++)
-#pragma unroll
-                for (u32 i = 0; i < 4; i++)
-#pragma unroll
-                    for (u32 j = 0; j < 4; j++) sum[i][j] = fmaf(left[i][d], right[j][d], sum[i][j]);
+            multiply_fragments(left, right, sum);
         }
         here = here + 1 == STAGES ? 0 : here + 1;
         ahead = ahead + 1 == STAGES ? 0 : ahead + 1;
