@@ -16,6 +16,7 @@ mod search;
 mod split;
 mod train;
 
+use crate::engine::op::Precision;
 use crate::error::{Error, Result};
 use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
@@ -43,12 +44,31 @@ Examples:
   moviola search --model run --data world --caption event7
   moviola doctor                                          what this machine can do";
 
+/// What `--precision` takes.
+#[derive(clap::ValueEnum, Copy, Clone, Debug)]
+enum Products {
+    F32,
+    Bf16,
+}
+
+impl From<Products> for Precision {
+    fn from(p: Products) -> Precision {
+        match p {
+            Products::F32 => Precision::F32,
+            Products::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
 /// Flags that every command has.
 #[derive(Args, Clone)]
 pub(crate) struct Common {
-    /// Where to compute: auto, cpu, wgpu or wgpu:N. auto takes a real GPU if there is one, else the CPU.
+    /// Where to compute: auto, cpu, cuda, cuda:N, wgpu or wgpu:N. auto takes a real GPU if there is one, else the CPU.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: String,
+    /// How matrix products are computed: bf16 takes tensor cores (cuda only); all else stays f32.
+    #[arg(long, global = true, default_value = "f32")]
+    precision: Products,
     /// CPU threads; 0 means all cores. Results do not depend on it.
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     threads: usize,

@@ -51,14 +51,14 @@ fn names_of_kernels_are_unique_and_their_operands_too() {
 /// An op may have kernels of its own for each target; that its launches name those is seen when its samples are run.
 #[test]
 fn every_op_has_kernels_for_every_target() {
-    for target in [Target::Cpu, Target::Wgsl] {
+    for target in Target::ALL {
         assert_none(collect(|op| {
             let none = !op.kernels().iter().any(|k| k.supports(target));
             none.then(|| format!("no kernel for {target:?}"))
         }));
     }
     assert_none(collect(|op| {
-        let idle = op.kernels().into_iter().find(|k| !k.supports(Target::Cpu) && !k.supports(Target::Wgsl));
+        let idle = op.kernels().into_iter().find(|k| Target::ALL.iter().all(|t| !k.supports(*t)));
         idle.map(|k| format!("kernel {} has no code at all", k.name))
     }));
 }

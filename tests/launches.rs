@@ -35,13 +35,15 @@ enum Broken {
 }
 
 static COPY: KernelDef =
-    KernelDef { name: "test_copy", operands: &[read("x"), write("y")], cpu: Some(copy), wgsl: None };
-static ADD: KernelDef = KernelDef { name: "test_add", operands: &[read("x"), update("y")], cpu: Some(sum), wgsl: None };
+    KernelDef { name: "test_copy", operands: &[read("x"), write("y")], cpu: Some(copy), wgsl: None, cuda: None };
+static ADD: KernelDef =
+    KernelDef { name: "test_add", operands: &[read("x"), update("y")], cpu: Some(sum), wgsl: None, cuda: None };
 static BOTH: KernelDef = KernelDef {
     name: "test_copy_twice",
     operands: &[read("x"), write("y"), write("z")],
     cpu: Some(copy_twice),
     wgsl: None,
+    cuda: None,
 };
 
 fn copy(call: &mut Call) {

@@ -51,6 +51,7 @@ mod ranks {
     use super::*;
     use moviola::engine::backend::cpu::Cpu;
     use moviola::engine::backend::{self, Backend, DeviceChoice};
+    use moviola::engine::op::Precision;
     use moviola::eval::scoring::{count_ranks, relevance};
     use moviola::eval::{CaptionMode, Captions, Directions, Retrieval, Setting};
     use moviola::models::Config;
@@ -59,7 +60,7 @@ mod ranks {
     use std::sync::atomic::AtomicBool;
 
     fn gpu() -> Box<dyn Backend> {
-        backend::open(&DeviceChoice::Wgpu(None), 0).expect("a Vulkan driver is needed").0
+        backend::open(&DeviceChoice::Wgpu(None), 0, Precision::F32).expect("a Vulkan driver is needed").0
     }
 
     fn scores(model: &Path, data: &Dataset, backend: Box<dyn Backend>) -> Vec<f32> {

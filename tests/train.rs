@@ -210,6 +210,7 @@ fn a_plan_larger_than_the_device_is_refused_before_allocation_with_numbers() {
 #[test]
 fn a_gpu_trains_with_the_losses_of_the_cpu() {
     use moviola::engine::backend::{self, DeviceChoice};
+    use moviola::engine::op::Precision;
     let dir = tempfile::tempdir().unwrap();
     let data = world(dir.path(), fresh_seed());
     let o = TrainOptions { epochs: 7, batch: 16, ..TrainOptions::default() };
@@ -223,7 +224,7 @@ fn a_gpu_trains_with_the_losses_of_the_cpu() {
             let loss = |l: &Line| if let Line::Step { loss, .. } = l { Some(*loss) } else { None };
             lines.iter().filter_map(loss).collect::<Vec<f32>>()
         };
-        let (gpu, _) = backend::open(&DeviceChoice::Wgpu(None), 0)
+        let (gpu, _) = backend::open(&DeviceChoice::Wgpu(None), 0, Precision::F32)
             .expect("a Vulkan driver is needed: apt-get install mesa-vulkan-drivers libvulkan1");
         let (want, have) = (losses("cpu", cpu(2)), losses("gpu", gpu));
         assert!(want.len() >= 50 && want.len() == have.len());

@@ -8,7 +8,7 @@ use moviola::engine::backend::{Backend, DeviceChoice, open};
 use moviola::engine::check::{self, Way};
 use moviola::engine::graph::Graph;
 use moviola::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
-use moviola::engine::op::{Class, KernelDef, Params, Target, read, write};
+use moviola::engine::op::{Class, KernelDef, OPS, Params, Precision, read, write};
 use moviola::engine::scheduler::plan::{Command, LaunchCommand, Plan, Region, RegionBytes, Span, StateLayout, plan};
 use moviola::engine::tensor::{Axis, Counts, Dim, Meta};
 use moviola::error::Error;
@@ -52,7 +52,7 @@ fn windows_of_a_region_agree_with_every_reference() {
     let mut gpu = gpu();
     gpu.limit_binding_bytes(4 << 10);
     let (mut checked, mut refused) = (0, 0);
-    for op in common::ops_of(Target::Wgsl) {
+    for op in OPS {
         for sample in op.samples().iter().filter(|s| s.class == Class::Tiny) {
             for way in [Way::Direct, Way::Arena] {
                 match check::run(&mut gpu, sample, way) {
@@ -210,6 +210,7 @@ static BROKEN: KernelDef = KernelDef {
     operands: &[read("x"), write("y")],
     cpu: None,
     wgsl: Some("struct P { n: u32 }\n@compute @workgroup_size(1) fn main() { set_y(0u, 1u); }"),
+    cuda: None,
 };
 
 #[test]
@@ -253,10 +254,10 @@ fn without_a_driver_there_is_an_explanation_and_no_panic() {
     if std::env::var_os(CHILD).is_some() {
         assert!(list().is_empty());
         for choice in [DeviceChoice::Wgpu(None), DeviceChoice::Wgpu(Some(0))] {
-            let message = open(&choice, 1).err().unwrap().to_string();
+            let message = open(&choice, 1, Precision::F32).err().unwrap().to_string();
             assert!(message.contains("mesa-vulkan-drivers"), "{message}");
         }
-        let (_, line) = open(&DeviceChoice::Auto, 1).unwrap();
+        let (_, line) = open(&DeviceChoice::Auto, 1, Precision::F32).unwrap();
         assert!(line.starts_with("cpu") && line.contains("no GPU was found"), "{line}");
         return;
     }

@@ -1,11 +1,13 @@
 //! What a device must be able to do, and which devices there are.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod null;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
-use super::op::Ctx;
+use super::op::{Ctx, Precision};
 use super::scheduler::plan::{Plan, Region, RegionBytes};
 use super::tensor::Counts;
 use crate::error::{Error, Result};
@@ -50,6 +52,8 @@ pub enum DeviceChoice {
     Cpu,
     /// The adapter of this number, or the best one.
     Wgpu(Option<usize>),
+    /// The CUDA device of this number, or the first.
+    Cuda(Option<usize>),
 }
 
 impl FromStr for DeviceChoice {
@@ -65,12 +69,13 @@ impl FromStr for DeviceChoice {
             ("auto", None) => Ok(DeviceChoice::Auto),
             ("cpu", None) => Ok(DeviceChoice::Cpu),
             ("wgpu", None) => Ok(DeviceChoice::Wgpu(None)),
-            ("wgpu", Some(number)) => match number.parse() {
-                Ok(n) => Ok(DeviceChoice::Wgpu(Some(n))),
-                Err(_) => bad("names no adapter", "write a number behind the colon, as in wgpu:0"),
+            ("cuda", None) => Ok(DeviceChoice::Cuda(None)),
+            ("wgpu" | "cuda", Some(number)) => match number.parse() {
+                Ok(n) if kind == "wgpu" => Ok(DeviceChoice::Wgpu(Some(n))),
+                Ok(n) => Ok(DeviceChoice::Cuda(Some(n))),
+                Err(_) => bad("names no device", &format!("write a number behind the colon, as in {kind}:0")),
             },
-            ("cuda", _) => bad("is not in this build, which has no CUDA back end", "use wgpu, cpu or auto"),
-            _ => bad("is not a device", "use auto, cpu, wgpu or wgpu:N"),
+            _ => bad("is not a device", "use auto, cpu, cuda, cuda:N, wgpu or wgpu:N"),
         }
     }
 }
@@ -82,6 +87,8 @@ impl fmt::Display for DeviceChoice {
             DeviceChoice::Cpu => write!(f, "cpu"),
             DeviceChoice::Wgpu(None) => write!(f, "wgpu"),
             DeviceChoice::Wgpu(Some(n)) => write!(f, "wgpu:{n}"),
+            DeviceChoice::Cuda(None) => write!(f, "cuda"),
+            DeviceChoice::Cuda(Some(n)) => write!(f, "cuda:{n}"),
         }
     }
 }
@@ -158,75 +165,127 @@ impl DeviceInfo {
 /// Every device of this machine, and for every back end without one the reason.
 pub fn devices() -> Vec<DeviceInfo> {
     let mut devices = vec![cpu::describe()];
-    devices.extend(gpus());
-    if devices.len() == 1 {
-        devices.push(DeviceInfo::missing("wgpu", DeviceKind::Unknown, "no adapter was found", NO_GPU));
+    devices.extend(cuda_devices());
+    devices.extend(adapters());
+    if devices.iter().all(|d| !d.id.starts_with("wgpu")) {
+        devices.push(DeviceInfo::missing("wgpu", DeviceKind::Unknown, "no adapter was found", NO_ADAPTER));
     }
-    let advice = "use --device wgpu, which also runs NVIDIA GPUs";
-    devices.push(DeviceInfo::missing("cuda", DeviceKind::Discrete, "this build has no CUDA back end", advice));
     devices
 }
 
 /// Opens a device. With it comes the line for a person: which it is and why.
 ///
 /// # Errors
-/// When the device that was asked for is absent or refuses; `auto` falls back to the CPU and says so.
-pub fn open(choice: &DeviceChoice, threads: usize) -> Result<(Box<dyn Backend>, String)> {
+/// When the device that was asked for is absent or refuses; `auto` falls back to the next best and says so.
+pub fn open(choice: &DeviceChoice, threads: usize, precision: Precision) -> Result<(Box<dyn Backend>, String)> {
+    let opened = open_any(choice, threads, precision)?;
+    if opened.0.ctx().precision == precision {
+        return Ok(opened);
+    }
+    let fix = "leave --precision out, or use --device cuda";
+    Err(Error::device(opened.0.name(), "computes in f32 only", fix))
+}
+
+fn open_any(choice: &DeviceChoice, threads: usize, precision: Precision) -> Result<(Box<dyn Backend>, String)> {
     match *choice {
         DeviceChoice::Cpu => open_cpu(threads, "asked for"),
-        DeviceChoice::Wgpu(Some(index)) => open_gpu(index, "asked for"),
-        DeviceChoice::Wgpu(None) => match best(&gpus()) {
-            Some((index, _)) => open_gpu(index, "the best that wgpu found"),
-            None => Err(Error::device("wgpu", "no adapter was found", NO_GPU)),
+        DeviceChoice::Cuda(index) => open_cuda(index.unwrap_or(0), precision, "asked for"),
+        DeviceChoice::Wgpu(Some(index)) => open_adapter(index, "asked for"),
+        DeviceChoice::Wgpu(None) => match best(&adapters()) {
+            Some((index, _)) => open_adapter(index, "the best that wgpu found"),
+            None => Err(Error::device("wgpu", "no adapter was found", NO_ADAPTER)),
         },
-        DeviceChoice::Auto => match best(&gpus()) {
-            Some((index, info)) if info.kind.is_gpu() => match open_gpu(index, &format!("auto: a {}", info.kind)) {
-                Ok(opened) => Ok(opened),
-                Err(e) => open_cpu(threads, &format!("auto: {e}")),
-            },
-            Some(_) => open_cpu(threads, "auto: no GPU was found, only a software device"),
-            None => open_cpu(threads, "auto: no GPU was found"),
-        },
+        DeviceChoice::Auto => open_best(threads, precision),
     }
 }
 
+/// CUDA, then another GPU, then the CPU; never a device that software plays.
+fn open_best(threads: usize, precision: Precision) -> Result<(Box<dyn Backend>, String)> {
+    let mut why = "no GPU was found".to_string();
+    let usable = |d: &DeviceInfo| d.available && d.kind.is_gpu();
+    if let Some((index, info)) = best(&cuda_devices()).filter(|(_, d)| usable(d)) {
+        match open_cuda(index, precision, &format!("auto: a {}", info.kind)) {
+            Ok(opened) => return Ok(opened),
+            Err(e) => why = e.to_string(),
+        }
+    }
+    match best(&adapters()) {
+        Some((index, info)) if usable(info) => match open_adapter(index, &format!("auto: a {}", info.kind)) {
+            Ok(opened) => return Ok(opened),
+            Err(e) => why = e.to_string(),
+        },
+        Some(_) if why == "no GPU was found" => why += ", only a software device",
+        _ => {}
+    }
+    open_cpu(threads, &format!("auto: {why}"))
+}
+
 fn open_cpu(threads: usize, why: &str) -> Result<(Box<dyn Backend>, String)> {
-    let backend: Box<dyn Backend> = Box::new(cpu::Cpu::new(threads)?);
+    opened(cpu::Cpu::new(threads)?, why)
+}
+
+fn opened(backend: impl Backend + 'static, why: &str) -> Result<(Box<dyn Backend>, String)> {
     let line = format!("{} ({why})", backend.name());
-    Ok((backend, line))
+    Ok((Box::new(backend), line))
 }
 
-/// The adapter to prefer; of equals the first.
-fn best(gpus: &[DeviceInfo]) -> Option<(usize, &DeviceInfo)> {
-    gpus.iter().enumerate().min_by_key(|(_, info)| info.kind)
+/// The device to prefer; of equals the first.
+fn best(devices: &[DeviceInfo]) -> Option<(usize, &DeviceInfo)> {
+    devices.iter().enumerate().min_by_key(|(_, info)| (!info.available, info.kind))
+}
+
+/// A copy must not read what it writes: threads run in no order.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn check_copies(plan: &Plan) -> Result<()> {
+    use super::scheduler::plan::Command;
+    for command in &plan.commands {
+        if let Command::Copy { from, to } = command
+            && from.overlaps(to)
+        {
+            return Err(Error::shape(format!("plan {}", plan.name), format!("copies {from:?} onto itself, to {to:?}")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(feature = "wgpu")]
-use wgpu::INSTALL as NO_GPU;
-
-#[cfg(feature = "wgpu")]
-fn gpus() -> Vec<DeviceInfo> {
-    wgpu::list()
-}
-
-#[cfg(feature = "wgpu")]
-fn open_gpu(index: usize, why: &str) -> Result<(Box<dyn Backend>, String)> {
-    let backend: Box<dyn Backend> = Box::new(wgpu::Gpu::open(index)?);
-    let line = format!("{} ({why})", backend.name());
-    Ok((backend, line))
-}
-
+use wgpu::INSTALL as NO_ADAPTER;
 #[cfg(not(feature = "wgpu"))]
-const NO_GPU: &str = "build with `--features wgpu`";
+const NO_ADAPTER: &str = "build with `--features wgpu`";
 
-#[cfg(not(feature = "wgpu"))]
-fn gpus() -> Vec<DeviceInfo> {
+fn adapters() -> Vec<DeviceInfo> {
+    #[cfg(feature = "wgpu")]
+    return wgpu::list();
+    #[cfg(not(feature = "wgpu"))]
     vec![]
 }
 
-#[cfg(not(feature = "wgpu"))]
-fn open_gpu(index: usize, _: &str) -> Result<(Box<dyn Backend>, String)> {
-    Err(Error::device(format!("wgpu:{index}"), "this build has no wgpu back end", NO_GPU))
+fn open_adapter(index: usize, why: &str) -> Result<(Box<dyn Backend>, String)> {
+    #[cfg(feature = "wgpu")]
+    return opened(wgpu::Gpu::open(index)?, why);
+    #[cfg(not(feature = "wgpu"))]
+    Err(Error::device(format!("wgpu:{index}"), format!("{why}, but this build has no wgpu back end"), NO_ADAPTER))
+}
+
+fn cuda_devices() -> Vec<DeviceInfo> {
+    #[cfg(feature = "cuda")]
+    return cuda::list();
+    #[cfg(not(feature = "cuda"))]
+    vec![DeviceInfo::missing("cuda", DeviceKind::Discrete, "this build has no CUDA back end", NO_CUDA)]
+}
+
+#[cfg(not(feature = "cuda"))]
+const NO_CUDA: &str = "build with `--features cuda`";
+
+fn open_cuda(index: usize, precision: Precision, why: &str) -> Result<(Box<dyn Backend>, String)> {
+    #[cfg(feature = "cuda")]
+    return opened(cuda::Cuda::open(index, precision)?, why);
+    #[cfg(not(feature = "cuda"))]
+    Err(Error::device(
+        format!("cuda:{index}"),
+        format!("{why} with {precision:?}, but this build has no CUDA back end"),
+        NO_CUDA,
+    ))
 }
 
 #[cfg(test)]
@@ -235,7 +294,7 @@ mod tests {
 
     #[test]
     fn choices_are_read_as_they_are_written() {
-        for text in ["auto", "cpu", "wgpu", "wgpu:0", "wgpu:12"] {
+        for text in ["auto", "cpu", "wgpu", "wgpu:0", "wgpu:12", "cuda", "cuda:1"] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
     }
@@ -243,11 +302,11 @@ mod tests {
     #[test]
     fn a_wrong_choice_is_told_what_is_right() {
         for (text, hint) in [
-            ("gpu", "auto, cpu, wgpu"),
-            ("cpu:1", "auto, cpu, wgpu"),
+            ("gpu", "auto, cpu, cuda"),
+            ("cpu:1", "auto, cpu, cuda"),
             ("wgpu:", "wgpu:0"),
             ("wgpu:-1", "wgpu:0"),
-            ("cuda:0", "no CUDA"),
+            ("cuda:x", "cuda:0"),
         ] {
             let message = text.parse::<DeviceChoice>().unwrap_err().to_string();
             assert!(message.contains(hint), "{message}");
@@ -260,7 +319,7 @@ mod tests {
         let kinds = [DeviceKind::Software, DeviceKind::Integrated, DeviceKind::Discrete, DeviceKind::Discrete];
         assert_eq!(best(&kinds.map(info)).unwrap().0, 2);
         assert!(!best(&[info(DeviceKind::Software)]).unwrap().1.kind.is_gpu());
-        let (backend, line) = open(&DeviceChoice::Auto, 1).unwrap();
+        let (backend, line) = open(&DeviceChoice::Auto, 1, Precision::F32).unwrap();
         assert!(line.starts_with(&backend.name()) && line.contains("auto"), "{line}");
     }
 

@@ -5,16 +5,19 @@ use super::autodiff::backprop;
 use super::backend::Backend;
 use super::graph::{Graph, Value};
 use super::op::pointwise::{Unary, UnaryKind};
-use super::op::{Op, Sample, noise};
+use super::op::{Class, Op, Sample, noise};
 use super::reference;
 use super::scheduler::plan::{Command, Plan, Region, RegionBytes, Span, StateLayout, plan_guarded};
 use super::tensor::{Counts, DType, HostData, HostTensor, Meta};
 use crate::error::{Error, Result};
+use serde::Serialize;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// How a sample is run.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Way {
     /// Inputs straight from the slot, all outputs wanted.
     Direct,
@@ -33,11 +36,65 @@ pub struct Verdict {
 const GUARD: u64 = 1024;
 const POISON: u32 = 0x7fc0_dead;
 
+/// What one sample did in one way.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    pub op: &'static str,
+    pub sample: String,
+    pub way: Way,
+    pub passed: bool,
+    /// The largest error relative to the reference; none where the run itself failed.
+    pub error: Option<f64>,
+    pub tolerance: f64,
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Finding { op, sample, way, what, tolerance, .. } = self;
+        match self.error {
+            Some(error) => write!(f, "{op} [{sample}] {way:?}: {error:.2e} of {tolerance:.0e} allowed, {what}"),
+            None => write!(f, "{op} [{sample}] {way:?}: {what}"),
+        }
+    }
+}
+
+/// Runs every sample of `ops` up to a class, in both ways, against its f64 reference; `seen` gets each finding.
+pub fn all(backend: &mut dyn Backend, ops: &[&'static dyn Op], largest: Class, mut seen: impl FnMut(Finding)) {
+    for op in ops {
+        for sample in op.samples().iter().filter(|s| s.class <= largest) {
+            for way in [Way::Direct, Way::Arena] {
+                let verdict = run(backend, sample, way);
+                let tolerance = sample.tolerance.max(backend.ctx().precision.tolerance());
+                // A NaN is never small enough.
+                let passed = verdict.as_ref().is_ok_and(|v| v.error <= tolerance);
+                let (error, what) = match verdict {
+                    Ok(v) => (Some(v.error), v.what),
+                    Err(e) => (None, e.to_string()),
+                };
+                seen(Finding { op: op.name(), sample: sample.name.clone(), way, passed, error, tolerance, what });
+            }
+        }
+    }
+}
+
 /// Runs a sample and compares. Errors are ‖Δ‖∞ / ‖reference‖∞; integers must be equal.
 pub fn run(backend: &mut dyn Backend, sample: &Sample, way: Way) -> Result<Verdict> {
+    run_edited(backend, sample, way, |_| ())
+}
+
+/// [`run`] with another plan than the planner's: for tests that break something and want to see it noticed.
+pub fn run_edited(
+    backend: &mut dyn Backend,
+    sample: &Sample,
+    way: Way,
+    edit: impl FnOnce(&mut Plan),
+) -> Result<Verdict> {
     let (graph, wanted) = graph_of(sample, way)?;
     let states = StateLayout::default();
-    let plan = Arc::new(plan_guarded(&sample.name, &graph, &states, &backend.ctx(), GUARD)?);
+    let mut plan = plan_guarded(&sample.name, &graph, &states, &backend.ctx(), GUARD)?;
+    edit(&mut plan);
+    let plan = Arc::new(plan);
     backend.load(std::slice::from_ref(&plan), plan.bytes, 1)?;
     poison(backend, plan.bytes)?;
     for (i, (meta, value)) in sample.metas.iter().zip(&sample.ins).enumerate().filter(|(_, (m, _))| !m.is_absent()) {

@@ -3,6 +3,7 @@
 
 use super::backend::cpu::CpuKernel;
 use super::graph::{Graph, Value};
+pub use super::ptx::{self, Ptx};
 use super::tensor::{Counts, DType, Dim, HostTensor, Meta};
 use crate::error::{Error, Result};
 use std::fmt::Debug;
@@ -100,12 +101,37 @@ impl Cost {
 pub enum Target {
     Cpu,
     Wgsl,
+    Cuda,
+}
+
+impl Target {
+    pub const ALL: [Target; 3] = [Target::Cpu, Target::Wgsl, Target::Cuda];
+}
+
+/// How matrix products are computed. Everything else is f32, and so is what is stored.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    #[default]
+    F32,
+    /// Factors are rounded to bf16 and products summed in f32 on tensor cores.
+    Bf16,
+}
+
+impl Precision {
+    /// The error that rounding the factors may add, relative to the largest result.
+    pub fn tolerance(self) -> f64 {
+        match self {
+            Precision::F32 => 0.0,
+            Precision::Bf16 => 1e-2,
+        }
+    }
 }
 
 /// What an op may know about the device when it plans its launches.
 #[derive(Clone, Debug)]
 pub struct Ctx {
     pub target: Target,
+    pub precision: Precision,
     /// Most bytes that one binding may cover.
     pub max_binding_bytes: u64,
     /// Threads that share the work on the CPU; the values never depend on it.
@@ -160,6 +186,8 @@ pub struct KernelDef {
     pub cpu: Option<CpuKernel>,
     /// `struct P` and the body; the back end writes bindings and accessors before it.
     pub wgsl: Option<&'static str>,
+    /// The family whose PTX holds a function of this name.
+    pub cuda: Option<&'static Ptx>,
 }
 
 impl KernelDef {
@@ -167,6 +195,7 @@ impl KernelDef {
         match target {
             Target::Cpu => self.cpu.is_some(),
             Target::Wgsl => self.wgsl.is_some(),
+            Target::Cuda => self.cuda.is_some(),
         }
     }
 }

@@ -9,7 +9,7 @@ use moviola::engine::graph::{Graph, Kind, Value};
 use moviola::engine::op::linear::{Activation, Linear};
 use moviola::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
 use moviola::engine::op::reduce::{BroadcastRows, SumRows};
-use moviola::engine::op::{Ctx, Target, noise};
+use moviola::engine::op::{Ctx, Precision, Target, noise};
 use moviola::engine::reference::evaluate;
 use moviola::engine::scheduler::plan::{Plan, Region, Slot, StateLayout, plan};
 use moviola::engine::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
@@ -28,7 +28,7 @@ pub fn seed() -> u64 {
 }
 
 pub fn ctx() -> Ctx {
-    Ctx { target: Target::Cpu, max_binding_bytes: u64::MAX, threads: 2 }
+    Ctx { target: Target::Cpu, precision: Precision::F32, max_binding_bytes: u64::MAX, threads: 2 }
 }
 
 pub fn affine(a: f32, b: f32) -> Unary {

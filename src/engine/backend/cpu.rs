@@ -16,12 +16,12 @@ pub mod reduce;
 pub mod segment;
 pub mod topk;
 
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub(super) use raw::check as check_plan;
 pub use raw::{Matrix, MatrixMut, matmul, matmul_by_all};
 
 use super::{Backend, DeviceInfo, DeviceKind};
-use crate::engine::op::{Ctx, Params, Target, resolve_size};
+use crate::engine::op::{Ctx, Params, Precision, Target, resolve_size};
 use crate::engine::scheduler::plan::{Command, Plan, Region, RegionBytes};
 use crate::engine::tensor::Counts;
 use crate::error::{Error, Result};
@@ -141,7 +141,7 @@ impl Backend for Cpu {
     }
 
     fn ctx(&self) -> Ctx {
-        Ctx { target: Target::Cpu, max_binding_bytes: u64::MAX, threads: self.threads }
+        Ctx { target: Target::Cpu, precision: Precision::F32, max_binding_bytes: u64::MAX, threads: self.threads }
     }
 
     fn memory(&self) -> u64 {

@@ -12,9 +12,9 @@ mod windows;
 
 pub use adapters::INSTALL;
 
-use super::{Backend, DeviceInfo, cpu};
-use crate::engine::op::{Ctx, KernelDef, Target, read_u32, write_u32};
-use crate::engine::scheduler::plan::{Command, Plan, Region, RegionBytes};
+use super::{Backend, DeviceInfo, check_copies, cpu};
+use crate::engine::op::{Ctx, KernelDef, Precision, Target, read_u32, write_u32};
+use crate::engine::scheduler::plan::{Plan, Region, RegionBytes};
 use crate::engine::tensor::Counts;
 use crate::error::{Error, Result, bytes as readable};
 use ::wgpu::{
@@ -34,6 +34,7 @@ static COPY: KernelDef = KernelDef {
     operands: &[read_u32("x"), write_u32("y")],
     cpu: None,
     wgsl: Some(include_str!("../../../wgsl/copy.wgsl")),
+    cuda: None,
 };
 
 static FILL: KernelDef = KernelDef {
@@ -41,6 +42,7 @@ static FILL: KernelDef = KernelDef {
     operands: &[write_u32("y")],
     cpu: None,
     wgsl: Some(include_str!("../../../wgsl/fill.wgsl")),
+    cuda: None,
 };
 
 /// Larger reads come in pieces of this many bytes.
@@ -270,25 +272,13 @@ impl Gpu {
     }
 }
 
-/// A copy must not read what it writes: invocations run in no order.
-fn check_copies(plan: &Plan) -> Result<()> {
-    for command in &plan.commands {
-        if let Command::Copy { from, to } = command
-            && from.overlaps(to)
-        {
-            return Err(Error::shape(format!("plan {}", plan.name), format!("copies {from:?} onto itself, to {to:?}")));
-        }
-    }
-    Ok(())
-}
-
 impl Backend for Gpu {
     fn name(&self) -> String {
         format!("{} ({})", self.info.id, self.info.description)
     }
 
     fn ctx(&self) -> Ctx {
-        Ctx { target: Target::Wgsl, max_binding_bytes: self.bindings.bytes, threads: 1 }
+        Ctx { target: Target::Wgsl, precision: Precision::F32, max_binding_bytes: self.bindings.bytes, threads: 1 }
     }
 
     fn memory(&self) -> u64 {

@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_rank,
-    groups, no_gradient, noise, read, read_u32, write,
+    groups, no_gradient, noise, ptx, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 
@@ -43,6 +43,7 @@ static CONTRAST_ROWS_KERNEL: KernelDef = KernelDef {
         include_str!("../../../wgsl/contrast_logits.wgsl"),
         include_str!("../../../wgsl/sum256.wgsl")
     )),
+    cuda: Some(&ptx::CONTRAST),
 };
 
 static CONTRAST_COLUMNS_KERNEL: KernelDef = KernelDef {
@@ -61,6 +62,7 @@ static CONTRAST_COLUMNS_KERNEL: KernelDef = KernelDef {
         include_str!("../../../wgsl/contrast_columns.wgsl"),
         include_str!("../../../wgsl/contrast_logits.wgsl")
     )),
+    cuda: Some(&ptx::CONTRAST),
 };
 
 static CONTRAST_LOSS_KERNEL: KernelDef = KernelDef {
@@ -68,6 +70,7 @@ static CONTRAST_LOSS_KERNEL: KernelDef = KernelDef {
     operands: &[read("row_terms"), read("col_terms"), write("loss")],
     cpu: Some(cpu::contrast_loss),
     wgsl: Some(concat!(include_str!("../../../wgsl/contrast_loss.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::CONTRAST),
 };
 
 /// Checks what the loss and its gradient have in common; returns (rows, columns).
@@ -225,6 +228,7 @@ static CONTRAST_GRAD_KERNEL: KernelDef = KernelDef {
         include_str!("../../../wgsl/contrast_logits.wgsl"),
         include_str!("../../../wgsl/sum256.wgsl")
     )),
+    cuda: Some(&ptx::CONTRAST),
 };
 
 static CONTRAST_SCALE_KERNEL: KernelDef = KernelDef {
@@ -232,6 +236,7 @@ static CONTRAST_SCALE_KERNEL: KernelDef = KernelDef {
     operands: &[read("terms"), write("dlog_scale")],
     cpu: Some(cpu::contrast_scale),
     wgsl: Some(concat!(include_str!("../../../wgsl/contrast_scale.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::CONTRAST),
 };
 
 impl Op for ContrastGrad {

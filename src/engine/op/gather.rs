@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Class, Cost, Ctx, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_fixed, expect_rank,
-    expect_same, groups, read, read_u32, write,
+    expect_same, groups, ptx, read, read_u32, write,
 };
 use crate::error::Result;
 
@@ -21,6 +21,7 @@ static GATHER_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read_u32("index"), write("y")],
     cpu: Some(cpu::gather),
     wgsl: Some(include_str!("../../../wgsl/gather.wgsl")),
+    cuda: Some(&ptx::GATHER),
 };
 
 impl Op for Gather {
@@ -80,6 +81,7 @@ static SCATTER_ADD_KERNEL: KernelDef = KernelDef {
     operands: &[read("dy"), read_u32("index"), write("x")],
     cpu: Some(cpu::scatter_add),
     wgsl: Some(include_str!("../../../wgsl/scatter_add.wgsl")),
+    cuda: Some(&ptx::GATHER),
 };
 
 impl Op for ScatterAdd {

@@ -106,6 +106,7 @@ static INTERACT_KERNEL: KernelDef = KernelDef {
     ],
     cpu: Some(cpu::interact),
     wgsl: None,
+    cuda: None,
 };
 
 /// Workspace that launches or threads share.
@@ -283,7 +284,7 @@ impl Op for Interact {
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
         match ctx.target {
             Target::Cpu => cpu::Scratch::new(self.max_words, self.max_frames).bytes(ctx.threads),
-            Target::Wgsl => chunks::forward_bytes(self, ins, ctx),
+            Target::Wgsl | Target::Cuda => chunks::forward_bytes(self, ins, ctx),
         }
     }
     fn launch(&self, o: &Operands, ctx: &Ctx) -> Vec<Launch> {

@@ -6,8 +6,8 @@ use super::super::tensor::{Axis, Counts, Dim, HostTensor, Meta};
 use super::pointwise::{UnaryGrad, UnaryKind};
 use super::reduce::SumRows;
 use super::{
-    Class, Cost, Ctx, Form, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, expect_same, read,
-    write,
+    Class, Cost, Ctx, Form, KernelDef, Launch, Op, Operands, Params, Precision, Sample, Site, expect_rank, expect_same,
+    ptx, read, write,
 };
 use crate::error::{Error, Result};
 
@@ -53,9 +53,18 @@ static LINEAR_KERNEL: KernelDef = KernelDef {
     operands: &[read("a"), read("b"), read("bias"), read("residual"), write("y")],
     cpu: Some(cpu::linear),
     wgsl: Some(include_str!("../../../wgsl/linear.wgsl")),
+    cuda: Some(&ptx::LINEAR),
 };
 
-/// Rows and columns of `y` that one workgroup of the WGSL kernel computes.
+static LINEAR_BF16_KERNEL: KernelDef = KernelDef {
+    name: "linear_bf16",
+    operands: LINEAR_KERNEL.operands,
+    cpu: None,
+    wgsl: None,
+    cuda: Some(&ptx::LINEAR),
+};
+
+/// Rows and columns of `y` that one workgroup of the GPU kernels computes.
 const TILE: u32 = 64;
 
 impl Linear {
@@ -144,9 +153,9 @@ impl Op for Linear {
         Form::Linear(self.clone())
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
-        vec![&LINEAR_KERNEL]
+        vec![&LINEAR_KERNEL, &LINEAR_BF16_KERNEL]
     }
-    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
+    fn launch(&self, o: &Operands, ctx: &Ctx) -> Vec<Launch> {
         let (m, n, k, _) = self.problem(o.ins);
         let params = Params::new()
             .size(m)
@@ -161,7 +170,11 @@ impl Op for Linear {
             .u32(!o.ins[2].is_absent() as usize)
             .u32(!o.ins[3].is_absent() as usize);
         let tiles = |d: Dim| (d.cap() as u32).div_ceil(TILE).clamp(1, 65_535);
-        vec![Launch { kernel: &LINEAR_KERNEL, params, groups: [tiles(n), tiles(m), 1], args: o.all() }]
+        let kernel: &'static KernelDef = match ctx.precision {
+            Precision::F32 => &LINEAR_KERNEL,
+            Precision::Bf16 => &LINEAR_BF16_KERNEL,
+        };
+        vec![Launch { kernel, params, groups: [tiles(n), tiles(m), 1], args: o.all() }]
     }
     fn samples(&self) -> Vec<Sample> {
         let fixed = Dim::Fixed;

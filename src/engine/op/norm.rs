@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, Dim, HostTensor, Meta};
 use super::{
     Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_fixed, expect_rank,
-    expect_same, groups, no_gradient, noise, read, write,
+    expect_same, groups, no_gradient, noise, ptx, read, write,
 };
 use crate::engine::tensor::DType;
 use crate::error::{Error, Result};
@@ -28,6 +28,7 @@ static UNIT_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), write("y"), write("inv_norm")],
     cpu: Some(cpu::unit),
     wgsl: Some(concat!(include_str!("../../../wgsl/unit.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
+    cuda: Some(&ptx::NORM),
 };
 
 /// Two passes over rows that stay in cache.
@@ -130,6 +131,7 @@ static UNIT_GRAD_KERNEL: KernelDef = KernelDef {
     operands: &[read("y"), read("inv_norm"), read("dy"), write("dx")],
     cpu: Some(cpu::unit_grad),
     wgsl: Some(concat!(include_str!("../../../wgsl/unit_grad.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
+    cuda: Some(&ptx::NORM),
 };
 
 impl Op for UnitGrad {
@@ -209,6 +211,7 @@ static LAYER_NORM_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read("gain"), read("bias"), write("y"), write("mean"), write("rstd")],
     cpu: Some(cpu::layer_norm),
     wgsl: Some(concat!(include_str!("../../../wgsl/layer_norm.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
+    cuda: Some(&ptx::NORM),
 };
 
 /// `(mean, rstd)` of a row.
@@ -303,6 +306,7 @@ static LAYER_NORM_DX_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read("gain"), read("mean"), read("rstd"), read("dy"), write("dx")],
     cpu: Some(cpu::layer_norm_dx),
     wgsl: Some(concat!(include_str!("../../../wgsl/layer_norm_dx.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
+    cuda: Some(&ptx::NORM),
 };
 
 static LAYER_NORM_PARTS_KERNEL: KernelDef = KernelDef {
@@ -310,6 +314,7 @@ static LAYER_NORM_PARTS_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read("mean"), read("rstd"), read("dy"), write("sums")],
     cpu: Some(cpu::layer_norm_parts),
     wgsl: Some(include_str!("../../../wgsl/layer_norm_parts.wgsl")),
+    cuda: Some(&ptx::NORM),
 };
 
 static LAYER_NORM_SUM_KERNEL: KernelDef = KernelDef {
@@ -317,6 +322,7 @@ static LAYER_NORM_SUM_KERNEL: KernelDef = KernelDef {
     operands: &[read("sums"), write("dgain"), write("dbias")],
     cpu: Some(cpu::layer_norm_sum),
     wgsl: Some(include_str!("../../../wgsl/layer_norm_sum.wgsl")),
+    cuda: Some(&ptx::NORM),
 };
 
 impl LayerNormGrad {

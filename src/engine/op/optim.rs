@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_fixed,
-    expect_rank, groups, no_gradient, noise, read, read_u32, reduce, write,
+    expect_rank, groups, no_gradient, noise, ptx, read, read_u32, reduce, write,
 };
 use crate::engine::backend::cpu::lanes::PART;
 use crate::error::{Error, Result};
@@ -25,6 +25,7 @@ static NORM_PARTS_KERNEL: KernelDef = KernelDef {
     operands: &[read("grads"), write("norms")],
     cpu: Some(cpu::norm_parts),
     wgsl: Some(concat!(include_str!("../../../wgsl/norm_parts.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::OPTIM),
 };
 
 static CLIP_NORM_KERNEL: KernelDef = KernelDef {
@@ -32,6 +33,7 @@ static CLIP_NORM_KERNEL: KernelDef = KernelDef {
     operands: &[read("norms"), write("scale"), write("norm")],
     cpu: Some(cpu::clip_norm),
     wgsl: Some(concat!(include_str!("../../../wgsl/clip_norm.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::OPTIM),
 };
 
 impl Op for ClipNorm {
@@ -134,6 +136,7 @@ static ADAM_W_KERNEL: KernelDef = KernelDef {
     ],
     cpu: Some(cpu::adam_w),
     wgsl: Some(include_str!("../../../wgsl/adam_w.wgsl")),
+    cuda: Some(&ptx::OPTIM),
 };
 
 impl Op for AdamW {

@@ -4,7 +4,8 @@ use super::super::backend::cpu::pointwise as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, Dim, HostTensor, Meta};
 use super::{
-    Class, Ctx, Form, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, groups, read, write,
+    Class, Ctx, Form, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, groups, ptx, read,
+    write,
 };
 use crate::error::{Error, Result};
 
@@ -88,6 +89,7 @@ static UNARY_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), write("y")],
     cpu: Some(cpu::unary),
     wgsl: Some(include_str!("../../../wgsl/unary.wgsl")),
+    cuda: Some(&ptx::POINTWISE),
 };
 
 fn elementwise(kernel: &'static KernelDef, params: Params, m: &Meta, o: &Operands) -> Vec<Launch> {
@@ -151,6 +153,7 @@ static UNARY_GRAD_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read("dy"), write("dx")],
     cpu: Some(cpu::unary_grad),
     wgsl: Some(include_str!("../../../wgsl/unary_grad.wgsl")),
+    cuda: Some(&ptx::POINTWISE),
 };
 
 impl Op for UnaryGrad {
@@ -210,6 +213,7 @@ static BINARY_KERNEL: KernelDef = KernelDef {
     operands: &[read("a"), read("b"), write("y")],
     cpu: Some(cpu::binary),
     wgsl: Some(include_str!("../../../wgsl/binary.wgsl")),
+    cuda: Some(&ptx::POINTWISE),
 };
 
 impl Op for Binary {

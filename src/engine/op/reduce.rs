@@ -4,8 +4,8 @@ use super::super::backend::cpu::reduce as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, Dim, HostTensor, Meta};
 use super::{
-    Arg, Class, Ctx, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_fixed, expect_rank, groups, read,
-    write,
+    Arg, Class, Ctx, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_fixed, expect_rank, groups, ptx,
+    read, write,
 };
 use crate::engine::backend::cpu::lanes::PART;
 use crate::error::{Error, Result};
@@ -21,6 +21,7 @@ static SUM_ROWS_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), write("y")],
     cpu: Some(cpu::sum_rows),
     wgsl: Some(include_str!("../../../wgsl/sum_rows.wgsl")),
+    cuda: Some(&ptx::REDUCE),
 };
 
 impl Op for SumRows {
@@ -80,6 +81,7 @@ static BROADCAST_ROWS_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), write("y")],
     cpu: Some(cpu::broadcast_rows),
     wgsl: Some(include_str!("../../../wgsl/broadcast_rows.wgsl")),
+    cuda: Some(&ptx::REDUCE),
 };
 
 impl Op for BroadcastRows {
@@ -128,6 +130,7 @@ static MEAN_PARTS_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), write("sums")],
     cpu: Some(cpu::mean_parts),
     wgsl: Some(concat!(include_str!("../../../wgsl/mean_parts.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::REDUCE),
 };
 
 static MEAN_ALL_KERNEL: KernelDef = KernelDef {
@@ -135,6 +138,7 @@ static MEAN_ALL_KERNEL: KernelDef = KernelDef {
     operands: &[read("sums"), write("y")],
     cpu: Some(cpu::mean_all),
     wgsl: Some(concat!(include_str!("../../../wgsl/mean_all.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::REDUCE),
 };
 
 /// Numbers that a two-stage sum over `elements` leaves after its first stage.
@@ -214,6 +218,7 @@ static BROADCAST_MEAN_KERNEL: KernelDef = KernelDef {
     operands: &[read("y"), write("x")],
     cpu: Some(cpu::broadcast_mean),
     wgsl: Some(include_str!("../../../wgsl/broadcast_mean.wgsl")),
+    cuda: Some(&ptx::REDUCE),
 };
 
 impl BroadcastMean {

@@ -8,7 +8,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_fixed,
-    expect_rank, expect_same, groups, no_gradient, noise, read, read_u32, write,
+    expect_rank, expect_same, groups, no_gradient, noise, ptx, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 
@@ -54,6 +54,7 @@ static SEGMENT_REDUCE_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read_u32("segments"), write("y")],
     cpu: Some(cpu::segment_reduce),
     wgsl: Some(concat!(include_str!("../../../wgsl/segment_reduce.wgsl"), include_str!("../../../wgsl/segments.wgsl"))),
+    cuda: Some(&ptx::SEGMENT),
 };
 
 impl Op for SegmentReduce {
@@ -138,6 +139,7 @@ static SEGMENT_SPREAD_KERNEL: KernelDef = KernelDef {
     operands: &[read("y"), read_u32("segments"), write("x")],
     cpu: Some(cpu::segment_spread),
     wgsl: Some(concat!(include_str!("../../../wgsl/segment_spread.wgsl"), include_str!("../../../wgsl/segments.wgsl"))),
+    cuda: Some(&ptx::SEGMENT),
 };
 
 impl Op for SegmentSpread {
@@ -207,6 +209,7 @@ static SEGMENT_LSE_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read_u32("segments"), write("lse")],
     cpu: Some(cpu::segment_lse),
     wgsl: Some(concat!(include_str!("../../../wgsl/segment_lse.wgsl"), include_str!("../../../wgsl/segments.wgsl"))),
+    cuda: Some(&ptx::SEGMENT),
 };
 
 static SEGMENT_LOG_SOFTMAX_KERNEL: KernelDef = KernelDef {
@@ -217,6 +220,7 @@ static SEGMENT_LOG_SOFTMAX_KERNEL: KernelDef = KernelDef {
         include_str!("../../../wgsl/segment_log_softmax.wgsl"),
         include_str!("../../../wgsl/segments.wgsl")
     )),
+    cuda: Some(&ptx::SEGMENT),
 };
 
 /// A vector, which may also come as a single column.
@@ -322,6 +326,7 @@ static SEGMENT_TOTAL_KERNEL: KernelDef = KernelDef {
     operands: &[read("dy"), read_u32("segments"), write("total")],
     cpu: Some(cpu::segment_total),
     wgsl: Some(concat!(include_str!("../../../wgsl/segment_total.wgsl"), include_str!("../../../wgsl/segments.wgsl"))),
+    cuda: Some(&ptx::SEGMENT),
 };
 
 static SEGMENT_LOG_SOFTMAX_GRAD_KERNEL: KernelDef = KernelDef {
@@ -332,6 +337,7 @@ static SEGMENT_LOG_SOFTMAX_GRAD_KERNEL: KernelDef = KernelDef {
         include_str!("../../../wgsl/segment_log_softmax_grad.wgsl"),
         include_str!("../../../wgsl/segments.wgsl")
     )),
+    cuda: Some(&ptx::SEGMENT),
 };
 
 impl Op for SegmentLogSoftmaxGrad {

@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_rank,
-    expect_same, groups, no_gradient, noise, read, read_u32, write, write_u32,
+    expect_same, groups, no_gradient, noise, ptx, read, read_u32, write, write_u32,
 };
 use crate::error::{Error, Result};
 
@@ -38,6 +38,7 @@ static TOP_K_KERNEL: KernelDef = KernelDef {
     ],
     cpu: Some(cpu::top_k),
     wgsl: Some(include_str!("../../../wgsl/top_k.wgsl")),
+    cuda: Some(&ptx::TOPK),
 };
 
 impl Op for TopK {

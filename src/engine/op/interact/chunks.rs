@@ -1,7 +1,7 @@
 //! Launches on GPUs: chunks of texts × videos whose dot products fit the workspace.
 
 use super::super::super::tensor::Meta;
-use super::super::{Arg, Ctx, Formal, KernelDef, Launch, Operands, Params, groups, read, read_u32, write};
+use super::super::{Arg, Ctx, Formal, KernelDef, Launch, Operands, Params, groups, ptx, read, read_u32, write};
 use super::{Interact, Problem, unless_empty};
 
 macro_rules! chunk_kernel {
@@ -15,6 +15,7 @@ static DOTS: KernelDef = KernelDef {
     operands: &[read("words"), read_u32("word_segments"), read("frames"), read_u32("frame_segments"), write("dots")],
     cpu: None,
     wgsl: chunk_kernel!("../../../../wgsl/interact_dots.wgsl"),
+    cuda: Some(&ptx::INTERACT),
 };
 
 static PAIR_DOTS: KernelDef = KernelDef {
@@ -29,6 +30,7 @@ static PAIR_DOTS: KernelDef = KernelDef {
     ],
     cpu: None,
     wgsl: chunk_kernel!("../../../../wgsl/interact_pair_dots.wgsl"),
+    cuda: Some(&ptx::INTERACT),
 };
 
 /// Operands that both pooling kernels begin with.
@@ -50,6 +52,7 @@ static POOL: KernelDef = KernelDef {
     },
     cpu: None,
     wgsl: chunk_kernel!("../../../../wgsl/interact_pair.wgsl", "../../../../wgsl/interact_pool.wgsl"),
+    cuda: Some(&ptx::INTERACT),
 };
 
 static POOL_GRAD: KernelDef = KernelDef {
@@ -61,6 +64,7 @@ static POOL_GRAD: KernelDef = KernelDef {
     },
     cpu: None,
     wgsl: chunk_kernel!("../../../../wgsl/interact_pair.wgsl", "../../../../wgsl/interact_pool_grad.wgsl"),
+    cuda: Some(&ptx::INTERACT),
 };
 
 static ACCUMULATE: KernelDef = KernelDef {
@@ -68,6 +72,7 @@ static ACCUMULATE: KernelDef = KernelDef {
     operands: &[read_u32("word_segments"), read_u32("frame_segments"), read("g"), read("x"), write("y")],
     cpu: None,
     wgsl: chunk_kernel!("../../../../wgsl/interact_accumulate.wgsl"),
+    cuda: Some(&ptx::INTERACT),
 };
 
 static REDUCE: KernelDef = KernelDef {
@@ -75,6 +80,7 @@ static REDUCE: KernelDef = KernelDef {
     operands: &[read_u32("word_segments"), read_u32("frame_segments"), read("parts"), write("y")],
     cpu: None,
     wgsl: chunk_kernel!("../../../../wgsl/interact_reduce.wgsl"),
+    cuda: Some(&ptx::INTERACT),
 };
 
 /// Kernels of the forward pass, of the backward pass, and of listed pairs.

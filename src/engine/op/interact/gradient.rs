@@ -39,6 +39,7 @@ static INTERACT_GRAD_KERNEL: KernelDef = KernelDef {
     ],
     cpu: Some(cpu::interact_grad),
     wgsl: None,
+    cuda: None,
 };
 
 impl Op for InteractGrad {

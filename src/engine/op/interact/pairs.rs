@@ -32,6 +32,7 @@ static INTERACT_PAIRS_KERNEL: KernelDef = KernelDef {
     ],
     cpu: Some(cpu::interact_pairs),
     wgsl: None,
+    cuda: None,
 };
 
 impl InteractPairs {
@@ -79,7 +80,7 @@ impl Op for InteractPairs {
             Target::Cpu => {
                 cpu::Scratch::new(self.0.max_words, self.0.max_frames).pair_bytes(ctx.threads, ins[0].dim(1).cap())
             }
-            Target::Wgsl => chunks::pairs_bytes(&self.0, ins, ctx),
+            Target::Wgsl | Target::Cuda => chunks::pairs_bytes(&self.0, ins, ctx),
         }
     }
     fn launch(&self, o: &Operands, ctx: &Ctx) -> Vec<Launch> {
