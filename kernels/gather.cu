@@ -49,7 +49,8 @@ struct Found {
     u32 hits;
 };
 
-// Lists the entries of index[begin..begin + LOOKED] that name one of the rows from `first` on, in their order.
+// Lists the entries of index[begin..begin + LOOKED] that name one of the rows from `first` on, in their order. May be
+// called while other threads still read the list before: nothing that they read is written before the first barrier.
 __device__ inline void look(const u32* __restrict__ index, u32 begin, u32 m, u32 first, u32 owned, Found& found) {
     u32 lane = lane_index(), warp = threadIdx.x / WARP;
     u32 row[ROUNDS], votes[ROUNDS];
@@ -107,7 +108,6 @@ KERNEL scatter_add(
                     u32 r = found.rows[hit];
                     if (r % STRIPS == strip && c < p.cols) sums[r][column] += dy[found.items[hit] * p.cols + c];
                 }
-                __syncthreads();
             }
             for (u32 r = strip; r < owned; r += STRIPS) {
                 if (c < p.cols) x[(first + r) * p.cols + c] = sums[r][column];

@@ -116,7 +116,6 @@ __device__ inline u64 find_threshold(const Candidates& row, u32 k, Shared& share
         // `all` is written again at once.
         __syncthreads();
     }
-    __syncthreads();
     return threshold;
 }
 
@@ -173,6 +172,6 @@ KERNEL top_k(
             values[r * k + i] = key == 0 ? FLOOR : score_of(key);
             index[r * k + i] = key == 0 ? NOBODY : ~static_cast<u32>(key);
         }
-        __syncthreads();
+        // No barrier: the next row's search has several before `keys` is written again.
     }
 }
