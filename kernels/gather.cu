@@ -3,7 +3,8 @@
 
 // gather: y[m] = x[index[m]]; a row of 0 where the index lies beyond the rows there are.
 // Floor: 8 bytes an element; bound by bandwidth.
-// Layout: a thread four neighbouring columns, or one where rows are not a multiple of 4 long. Not yet measured on a GPU.
+// Layout: a thread four neighbouring columns, or one where rows are not a multiple of 4 long. Not yet measured on a
+// GPU.
 struct Gather { Size rows; Size m; u32 cols; };
 
 template <u32 W>
