@@ -5,8 +5,8 @@
 // Floor: 4 bytes a score; bound by bandwidth. In fact 3 to 9 readings of a row, all but the first from cache.
 // Layout: a block a row. A key is 64 bits: the score as a number in the same order, then the inverted index, so that
 // all keys differ and larger is better. Radix selection, 8 bits at a time from the top: a histogram of the keys that
-// share the digits found so far, a suffix sum over it, and the digit in which the k-th best falls. It stops as soon as a
-// digit holds exactly as many keys as are wanted; for noise that is after three or four digits. Keys at or above the
+// share the digits found so far, a suffix sum over it, and the digit in which the k-th best falls. It stops as soon as
+// a digit holds exactly as many keys as are wanted; for noise that is after three or four digits. Keys at or above the
 // threshold are collected in any order and sorted by a bitonic network.
 //
 //   scores --histogram--> digit --...--> threshold --collect--> keys[1024] --sort--> values, index
