@@ -71,7 +71,8 @@ __device__ inline float block_max(float x, float* parts) {
     return largest;
 }
 
-// Blocks that sum columns hold COLUMNS of them in STRIPS strips of rows: thread t has column t % COLUMNS, strip t / COLUMNS.
+// Blocks that sum columns hold COLUMNS of them in STRIPS strips of rows: thread t has column t % COLUMNS and strip
+// t / COLUMNS.
 constexpr u32 COLUMNS = 64;
 constexpr u32 STRIPS = THREADS / COLUMNS;
 __device__ inline u32 column_index() { return threadIdx.x % COLUMNS; }

@@ -19,6 +19,20 @@ struct Logits {
     }
 };
 
+// The logits of a kernel with the parameters `p`.
+template <class P>
+__device__ inline Logits logits(
+    P p, const float* log_scale, const u32* video_key, const u32* caption_key, const float* log_weight
+) {
+    return {
+        expf(log_scale[0]),
+        p.stride,
+        p.has_video == 1 ? video_key : nullptr,
+        p.has_caption == 1 ? caption_key : nullptr,
+        p.has_weight == 1 ? log_weight : nullptr,
+    };
+}
+
 // exp of what may be a floor; a NaN stays one.
 __device__ inline float share_of(float difference) { return difference < -87.0f ? 0.0f : expf(difference); }
 
@@ -34,10 +48,7 @@ KERNEL contrast_rows(
 ) {
     __shared__ float folds[WARPS];
     u32 n = min(p.rows(counts), p.cols(counts));
-    Logits logit = {
-        expf(log_scale[0]), p.stride, p.has_video == 1 ? video_key : nullptr, p.has_caption == 1 ? caption_key : nullptr,
-        p.has_weight == 1 ? log_weight : nullptr
-    };
+    Logits logit = logits(p, log_scale, video_key, caption_key, log_weight);
     for (u32 i = blockIdx.x; i < n; i += gridDim.x) {
         const float* row = scores + i * p.stride;
         float largest = FLOOR, sum = 0.0f;
@@ -79,10 +90,7 @@ KERNEL contrast_columns(
     __shared__ float strips[SIDE][SIDE];
     u32 n = min(p.rows(counts), p.cols(counts));
     u32 column = threadIdx.x % SIDE, strip = threadIdx.x / SIDE;
-    Logits logit = {
-        expf(log_scale[0]), p.stride, p.has_video == 1 ? video_key : nullptr, p.has_caption == 1 ? caption_key : nullptr,
-        p.has_weight == 1 ? log_weight : nullptr
-    };
+    Logits logit = logits(p, log_scale, video_key, caption_key, log_weight);
     for (u32 first = blockIdx.x * SIDE; first < n; first += gridDim.x * SIDE) {
         u32 j = first + column;
         u32 end = j < n ? n : 0;
@@ -129,8 +137,8 @@ KERNEL contrast_loss(
 // contrast_grad: dz = dloss / 2N (exp(z - row_lse) + exp(z - col_lse) - 2 on the diagonal); dscores = scale dz,
 // dlog_weight = dz, and each row's part of the gradient of log_scale.
 // Floor: 8 bytes an element; bound by bandwidth.
-// Layout: a block a row; neighbours take neighbouring columns, a thread 4 scores at a time, so that several are on their
-// way at once. dscores may lie in the place of scores: each thread rewrites only what it has read itself.
+// Layout: a block a row; neighbours take neighbouring columns, a thread 4 scores at a time, so that several are on
+// their way at once. dscores may lie in the place of scores: each thread rewrites only what it has read itself.
 // Not yet measured on a GPU.
 struct ContrastGrad {
     Size rows; Size cols; u32 stride; u32 has_video; u32 has_caption; u32 has_weight; u32 wants_weight;
@@ -138,16 +146,13 @@ struct ContrastGrad {
 KERNEL contrast_grad(
     const float* scores, const float* __restrict__ log_scale, const u32* __restrict__ video_key,
     const u32* __restrict__ caption_key, const float* __restrict__ log_weight, const float* __restrict__ row_lse,
-    const float* __restrict__ col_lse, const float* __restrict__ dloss, float* dscores, float* dlog_weight, float* terms,
-    const u32* counts, ContrastGrad p
+    const float* __restrict__ col_lse, const float* __restrict__ dloss, float* dscores, float* dlog_weight,
+    float* terms, const u32* counts, ContrastGrad p
 ) {
     constexpr u32 AHEAD = 4;
     __shared__ float folds[WARPS];
     u32 n = min(p.rows(counts), p.cols(counts));
-    Logits logit = {
-        expf(log_scale[0]), p.stride, p.has_video == 1 ? video_key : nullptr, p.has_caption == 1 ? caption_key : nullptr,
-        p.has_weight == 1 ? log_weight : nullptr
-    };
+    Logits logit = logits(p, log_scale, video_key, caption_key, log_weight);
     float share = dloss[0] / static_cast<float>(max(2 * n, 1u));
     for (u32 i = blockIdx.x; i < n; i += gridDim.x) {
         u32 row = i * p.stride;

@@ -3,7 +3,8 @@
 
 // gather: y[m] = x[index[m]]; a row of 0 where the index lies beyond the rows there are.
 // Floor: 8 bytes an element; bound by bandwidth.
-// Layout: a thread four neighbouring columns, or one where rows are not a multiple of 4 long. Not yet measured on a GPU.
+// Layout: a thread four neighbouring columns, or one where rows are not a multiple of 4 long. Not yet measured on a
+// GPU.
 struct Gather { Size rows; Size m; u32 cols; };
 
 template <u32 W>
@@ -49,7 +50,8 @@ struct Found {
     u32 hits;
 };
 
-// Lists the entries of index[begin..begin + LOOKED] that name one of the rows from `first` on, in their order.
+// Lists the entries of index[begin..begin + LOOKED] that name one of the rows from `first` on, in their order. May be
+// called while other threads still read the list before: nothing that they read is written before the first barrier.
 __device__ inline void look(const u32* __restrict__ index, u32 begin, u32 m, u32 first, u32 owned, Found& found) {
     u32 lane = lane_index(), warp = threadIdx.x / WARP;
     u32 row[ROUNDS], votes[ROUNDS];
@@ -107,7 +109,6 @@ KERNEL scatter_add(
                     u32 r = found.rows[hit];
                     if (r % STRIPS == strip && c < p.cols) sums[r][column] += dy[found.items[hit] * p.cols + c];
                 }
-                __syncthreads();
             }
             for (u32 r = strip; r < owned; r += STRIPS) {
                 if (c < p.cols) x[(first + r) * p.cols + c] = sums[r][column];

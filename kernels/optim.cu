@@ -39,8 +39,8 @@ KERNEL clip_norm(
 // adam_w: one step of AdamW over a flat vector with settings by ranges of elements; see op/optim.rs.
 // Floor: 28 bytes an element (four read, three written); bound by bandwidth.
 // Layout: a thread takes four neighbours. It finds the first one's range by bisection in a table that stays cached, and
-// goes on from there: ranges ascend. All three outputs may lie in their inputs' places. The limits test for NaN on bits,
-// so that a NaN stays one. Not yet measured on a GPU.
+// goes on from there: ranges ascend. All three outputs may lie in their inputs' places. The limits test for NaN on
+// bits, so that a NaN stays one. Not yet measured on a GPU.
 struct AdamW { Size n; Size groups; float beta1; float rest1; float beta2; float rest2; float eps; };
 
 // A range of elements and its settings; behind the last one, a range that nothing is in.
@@ -90,16 +90,17 @@ struct Step {
 };
 
 KERNEL adam_w(
-    const float* params, const float* m, const float* v, const float* __restrict__ grads, const float* __restrict__ clip,
-    const float* __restrict__ scalars, const u32* __restrict__ ranges, const float* __restrict__ factors,
-    float* new_params, float* new_m, float* new_v, const u32* counts, AdamW p
+    const float* params, const float* m, const float* v, const float* __restrict__ grads,
+    const float* __restrict__ clip, const float* __restrict__ scalars, const u32* __restrict__ ranges,
+    const float* __restrict__ factors, float* new_params, float* new_m, float* new_v, const u32* counts, AdamW p
 ) {
     u32 n = p.n(counts), groups = p.groups(counts);
     Step step = {p, clip[0], scalars[0], scalars[1], scalars[2]};
     // Four neighbours at once, and the last few one by one.
     auto some = [&](auto width, u32 i) {
         constexpr u32 W = decltype(width)::VALUE;
-        Pack<W> gradient = load<W>(grads, i), weight = load<W>(params, i), first = load<W>(m, i), second = load<W>(v, i);
+        Pack<W> gradient = load<W>(grads, i), weight = load<W>(params, i);
+        Pack<W> first = load<W>(m, i), second = load<W>(v, i);
         Range range;
         range.read(range_at(i, groups, ranges), groups, ranges, factors);
 #pragma unroll

@@ -52,7 +52,8 @@ KERNEL mean_parts(const float* __restrict__ x, float* __restrict__ sums, const u
     u32 n = p.n(counts);
     u32 parts = (n + p.part - 1) / p.part;
     for (u32 part = blockIdx.x; part < parts; part += gridDim.x) {
-        float sum = part_sum(x, part * p.part, min(p.part, n - part * p.part), [](float x, float sum) { return sum + x; });
+        u32 begin = part * p.part;
+        float sum = part_sum(x, begin, min(p.part, n - begin), [](float x, float sum) { return sum + x; });
         sum = block_sum(sum, folds);
         if (threadIdx.x == 0) sums[part] = sum;
     }

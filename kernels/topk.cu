@@ -3,11 +3,11 @@
 
 // top_k: the k largest of each row in descending order, equal ones by the lower index, merged with an earlier result.
 // Floor: 4 bytes a score; bound by bandwidth. In fact 3 to 9 readings of a row, all but the first from cache.
-// Layout: a block a row. A key is 64 bits: the score as a number in the same order, then the inverted index, so that all
-// keys differ and larger is better. Radix selection, 8 bits at a time from the top: a histogram of the keys that share
-// the digits found so far, a suffix sum over it, and the digit in which the k-th best falls. It stops as soon as a digit
-// holds exactly as many keys as are wanted; for noise that is after three or four digits. Keys at or above the threshold
-// are collected in any order and sorted by a bitonic network.
+// Layout: a block a row. A key is 64 bits: the score as a number in the same order, then the inverted index, so that
+// all keys differ and larger is better. Radix selection, 8 bits at a time from the top: a histogram of the keys that
+// share the digits found so far, a suffix sum over it, and the digit in which the k-th best falls. It stops as soon as
+// a digit holds exactly as many keys as are wanted; for noise that is after three or four digits. Keys at or above the
+// threshold are collected in any order and sorted by a bitonic network.
 //
 //   scores --histogram--> digit --...--> threshold --collect--> keys[1024] --sort--> values, index
 //
@@ -116,7 +116,6 @@ __device__ inline u64 find_threshold(const Candidates& row, u32 k, Shared& share
         // `all` is written again at once.
         __syncthreads();
     }
-    __syncthreads();
     return threshold;
 }
 
@@ -173,6 +172,6 @@ KERNEL top_k(
             values[r * k + i] = key == 0 ? FLOOR : score_of(key);
             index[r * k + i] = key == 0 ? NOBODY : ~static_cast<u32>(key);
         }
-        __syncthreads();
+        // No barrier: the next row's search has several before `keys` is written again.
     }
 }
