@@ -332,6 +332,13 @@ impl Cuda {
     }
 }
 
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Copies may still read pinned memory that is about to be freed. After a fault there is nothing to wait for.
+        let _ = self.enter("closing").map(|()| self.synchronize());
+    }
+}
+
 impl Backend for Cuda {
     fn name(&self) -> String {
         self.name.clone()
