@@ -12,7 +12,7 @@ fn ops(c: &mut Criterion) {
     for op in OPS {
         let mut group = c.benchmark_group(op.name());
         for sample in op.samples().iter().filter(|s| s.class == Class::Bench) {
-            let cost = load(&mut cpu, sample).expect("samples plan and load");
+            let cost = load(&mut cpu, sample).expect("samples plan and load").cost;
             group.throughput(Throughput::Bytes(cost.bytes_in + cost.bytes_out));
             group.bench_function(&sample.name, |b| {
                 b.iter(|| {
