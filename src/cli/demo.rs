@@ -1,7 +1,7 @@
 //! `demo`: a world is made, both models are trained on it and evaluated, and a page shows what came out.
 
 use super::explain::explain;
-use super::train::{curves, train_model};
+use super::train::{loss_curve, train_model, validation_curve};
 use super::{Common, STOP, device, output};
 use crate::data::world::SimpleWorld;
 use crate::data::{Dataset, Split};
@@ -11,6 +11,7 @@ use crate::eval::{CaptionMode, Captions, Directions, Retrieval, Setting};
 use crate::models::scorer::Scorer;
 use crate::models::{Config, MODELS};
 use crate::picture::{Report, table};
+use crate::train::log::Log;
 use crate::train::{Run, TrainOptions};
 use clap::Args;
 use serde::Serialize;
@@ -80,10 +81,14 @@ impl Demo {
             }
             let (retrieval, map) = evaluate(common, &out, &test)?;
             output::note(common, format!("\n{name}\n{}", table::terminal(&retrieval)));
+            let lines = Log::read(&out.join("log.jsonl"))?;
             report = report
                 .section(*name)
                 .table(table::html(&retrieval), retrieval.protocol.to_string())
-                .figure(curves(&out.join("log.jsonl"))?, "Loss of each training step.");
+                .figure(loss_curve(&lines), "Loss of each training step.");
+            if let Some(svg) = validation_curve(&lines) {
+                report = report.figure(svg, "R@1 on the validation split; the best model is kept.");
+            }
             if let Some((svg, note)) = map {
                 report = report.figure(svg, note);
             }

@@ -168,16 +168,33 @@ pub fn train_model(common: &Common, run: &Run) -> Result<Summary> {
         Event::Checkpoint(_) | Event::Warning(_) => {}
     })?;
     bar.finish_and_clear();
-    file::replace(&run.out.join("curves.svg"), curves(&run.out.join("log.jsonl"))?.as_bytes())?;
+    let lines = Log::read(&run.out.join("log.jsonl"))?;
+    file::replace(&run.out.join("curves.svg"), loss_curve(&lines).as_bytes())?;
+    if let Some(svg) = validation_curve(&lines) {
+        file::replace(&run.out.join("validation.svg"), svg.as_bytes())?;
+    }
     Ok(summary)
 }
 
-/// Loss, and validation R@1, over steps.
-pub fn curves(log: &Path) -> Result<String> {
-    let lines = Log::read(log)?;
+/// Loss over steps.
+pub fn loss_curve(lines: &[Line]) -> String {
     let losses = lines.iter().filter_map(|l| match l {
         Line::Step { step, loss, .. } => Some((*step as f64, f64::from(*loss))),
         Line::Validation { .. } => None,
     });
-    Ok(Curves::new("Training", "step", "loss (nats)").series("training loss", losses.collect()).svg())
+    Curves::new("Training", "step", "loss (nats)").series("training loss", losses.collect()).svg()
+}
+
+/// R@1 of both directions over steps; none where nothing was validated.
+pub fn validation_curve(lines: &[Line]) -> Option<String> {
+    let (mut t2v_points, mut v2t_points) = (vec![], vec![]);
+    for line in lines {
+        if let Line::Validation { step, t2v, v2t, .. } = line {
+            t2v_points.push((*step as f64, *t2v));
+            v2t_points.push((*step as f64, *v2t));
+        }
+    }
+    let curves = Curves::new("Validation", "step", "R@1 (%)");
+    (!t2v_points.is_empty())
+        .then(|| curves.series("text to video", t2v_points).series("video to text", v2t_points).svg())
 }
