@@ -112,7 +112,8 @@ pub fn main() -> ExitCode {
             ExitCode::from(130)
         }
         Err(e) => {
-            if cli.common.json {
+            // Standard output is one document: where the result itself says what is wrong, it stays alone.
+            if cli.common.json && !output::is_told() {
                 // The exit status says it in any case.
                 let _ = output::line(&serde_json::json!({ "error": e.to_string() }).to_string());
             }
