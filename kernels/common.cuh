@@ -47,29 +47,39 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
-// Sum over a block, in every thread. `parts` is shared and holds WARPS floats; it may be used again after the call.
-__device__ inline float block_sum(float x, float* parts) {
-    x = warp_sum(x);
-    if (lane_index() == 0) parts[threadIdx.x / WARP] = x;
-    __syncthreads();
-    float sum = 0.0f;
-#pragma unroll
-    for (u32 i = 0; i < WARPS; i++) sum += parts[i];
-    __syncthreads();
-    return sum;
-}
+// Shared memory of a Block.
+struct Folds {
+    float of_warps[2][WARPS];
+};
 
-// Largest of a block, at least FLOOR, in every thread; a NaN is passed over. `parts` as in block_sum.
-__device__ inline float block_max(float x, float* parts) {
-    x = warp_max(fmaxf(x, FLOOR));
-    if (lane_index() == 0) parts[threadIdx.x / WARP] = x;
-    __syncthreads();
-    float largest = FLOOR;
+// Sums and maxima over a block, in every thread, at one barrier each: two buffers take turns, and who writes one has
+// passed the barrier before which everybody had read it.
+class Block {
+    Folds& folds;
+    u32 turn = 0;
+
+    template <class Fold>
+    __device__ float all(float of_warp, Fold fold) {
+        float* parts = folds.of_warps[turn];
+        turn ^= 1;
+        if (lane_index() == 0) parts[threadIdx.x / WARP] = of_warp;
+        __syncthreads();
+        float whole = parts[0];
 #pragma unroll
-    for (u32 i = 0; i < WARPS; i++) largest = fmaxf(largest, parts[i]);
-    __syncthreads();
-    return largest;
-}
+        for (u32 i = 1; i < WARPS; i++) whole = fold(whole, parts[i]);
+        return whole;
+    }
+
+public:
+    __device__ explicit Block(Folds& folds) : folds(folds) {}
+    __device__ float sum(float x) {
+        return all(warp_sum(x), [](float a, float b) { return a + b; });
+    }
+    // At least FLOOR; a NaN is passed over.
+    __device__ float max(float x) {
+        return all(warp_max(fmaxf(x, FLOOR)), [](float a, float b) { return fmaxf(a, b); });
+    }
+};
 
 // Blocks that sum columns hold COLUMNS of them in STRIPS strips of rows: thread t has column t % COLUMNS and strip
 // t / COLUMNS.
@@ -78,17 +88,24 @@ constexpr u32 STRIPS = THREADS / COLUMNS;
 __device__ inline u32 column_index() { return threadIdx.x % COLUMNS; }
 __device__ inline u32 strip_index() { return threadIdx.x / COLUMNS; }
 
-// Sum over the strips of a column, in every thread of it. `strips` is shared and holds THREADS floats; it may be used
-// again after the call.
-__device__ inline float strip_sum(float x, float* strips) {
-    strips[threadIdx.x] = x;
-    __syncthreads();
-    float sum = 0.0f;
+// Sums over the strips of a column, in every thread of it; two buffers take turns as in Block.
+class Strips {
+    float (&parts)[2][THREADS];
+    u32 turn = 0;
+
+public:
+    __device__ explicit Strips(float (&parts)[2][THREADS]) : parts(parts) {}
+    __device__ float sum(float x) {
+        float* mine = parts[turn];
+        turn ^= 1;
+        mine[threadIdx.x] = x;
+        __syncthreads();
+        float sum = 0.0f;
 #pragma unroll
-    for (u32 i = 0; i < STRIPS; i++) sum += strips[i * COLUMNS + column_index()];
-    __syncthreads();
-    return sum;
-}
+        for (u32 i = 0; i < STRIPS; i++) sum += mine[i * COLUMNS + column_index()];
+        return sum;
+    }
+};
 
 // W neighbouring numbers that are read and written at once. With W = 4 the place must be a multiple of 4: operands
 // begin at multiples of 256 bytes, and rows do so where their length is a multiple of 4.

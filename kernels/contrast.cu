@@ -46,7 +46,8 @@ KERNEL contrast_rows(
     const u32* __restrict__ caption_key, const float* __restrict__ log_weight, float* __restrict__ lse,
     float* __restrict__ terms, const u32* counts, ContrastRows p
 ) {
-    __shared__ float folds[WARPS];
+    __shared__ Folds folds;
+    Block block(folds);
     u32 n = min(p.rows(counts), p.cols(counts));
     Logits logit = logits(p, log_scale, video_key, caption_key, log_weight);
     for (u32 i = blockIdx.x; i < n; i += gridDim.x) {
@@ -54,10 +55,10 @@ KERNEL contrast_rows(
         float largest = FLOOR, sum = 0.0f;
 #pragma unroll 4
         for (u32 j = threadIdx.x; j < n; j += THREADS) largest = fmaxf(largest, logit(row[j], i, j));
-        largest = block_max(largest, folds);
+        largest = block.max(largest);
 #pragma unroll 4
         for (u32 j = threadIdx.x; j < n; j += THREADS) sum += share_of(logit(row[j], i, j) - largest);
-        float logarithm = logf(block_sum(sum, folds));
+        float logarithm = logf(block.sum(sum));
         if (threadIdx.x == 0) {
             lse[i] = largest + logarithm;
             // Not lse minus the logit: where a pair is sure of itself the two are equal in all but the last digits.
@@ -125,12 +126,13 @@ KERNEL contrast_loss(
     const float* __restrict__ row_terms, const float* __restrict__ col_terms, float* __restrict__ loss,
     const u32* counts, ContrastLoss p
 ) {
-    __shared__ float folds[WARPS];
+    __shared__ Folds folds;
+    Block block(folds);
     if (blockIdx.x > 0) return;
     u32 n = min(p.rows(counts), p.cols(counts));
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < n; i += THREADS) sum += row_terms[i] + col_terms[i];
-    sum = block_sum(sum, folds);
+    sum = block.sum(sum);
     if (threadIdx.x == 0) loss[0] = sum / static_cast<float>(max(2 * n, 1u));
 }
 
@@ -150,7 +152,8 @@ KERNEL contrast_grad(
     float* terms, const u32* counts, ContrastGrad p
 ) {
     constexpr u32 AHEAD = 4;
-    __shared__ float folds[WARPS];
+    __shared__ Folds folds;
+    Block block(folds);
     u32 n = min(p.rows(counts), p.cols(counts));
     Logits logit = logits(p, log_scale, video_key, caption_key, log_weight);
     float share = dloss[0] / static_cast<float>(max(2 * n, 1u));
@@ -175,7 +178,7 @@ KERNEL contrast_grad(
                 if (p.wants_weight == 1) dlog_weight[row + j] = dz;
             }
         }
-        sum = block_sum(sum, folds);
+        sum = block.sum(sum);
         if (threadIdx.x == 0) terms[i] = logit.scale * sum;
     }
 }
@@ -186,11 +189,12 @@ struct ContrastScale { Size rows; Size cols; };
 KERNEL contrast_scale(
     const float* __restrict__ terms, float* __restrict__ dlog_scale, const u32* counts, ContrastScale p
 ) {
-    __shared__ float folds[WARPS];
+    __shared__ Folds folds;
+    Block block(folds);
     if (blockIdx.x > 0) return;
     u32 n = min(p.rows(counts), p.cols(counts));
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < n; i += THREADS) sum += terms[i];
-    sum = block_sum(sum, folds);
+    sum = block.sum(sum);
     if (threadIdx.x == 0) dlog_scale[0] = sum;
 }

@@ -279,36 +279,28 @@ struct WarpTeam {
     __device__ static u32 count() { return warp_count(); }
     // Which part of the block's shared memory.
     __device__ static u32 place() { return threadIdx.x / WARP; }
+    // What the team wrote before is seen by all of it afterwards.
     __device__ static void sync() { __syncwarp(); }
+    // The same behind a sum or a maximum: shuffles order no memory, barriers do.
+    __device__ static void sync_after_fold() { __syncwarp(); }
     __device__ static float sum(float x) { return warp_sum(x); }
     __device__ static float highest(float x) { return warp_max(x); }
 };
 
 struct BlockTeam {
+    Block block;
     static constexpr u32 SIZE = THREADS;
     __device__ static u32 rank() { return threadIdx.x; }
     __device__ static u32 index() { return blockIdx.x; }
     __device__ static u32 count() { return gridDim.x; }
     __device__ static u32 place() { return 0; }
     __device__ static void sync() { __syncthreads(); }
-    __device__ static float sum(float x) {
-        __shared__ float parts[WARPS];
-        return block_sum(x, parts);
-    }
-    __device__ static float highest(float x) {
-        __shared__ float parts[WARPS];
-        x = warp_max(x);
-        if (lane_index() == 0) parts[threadIdx.x / WARP] = x;
-        __syncthreads();
-        float most = parts[0];
-#pragma unroll
-        for (u32 i = 1; i < WARPS; i++) most = fmaxf(most, parts[i]);
-        __syncthreads();
-        return most;
-    }
+    __device__ static void sync_after_fold() {}
+    __device__ float sum(float x) { return block.sum(x); }
+    __device__ float highest(float x) { return block.max(x); }
 };
 
-template <class Team> __device__ inline bool any(bool x) { return Team::highest(x ? 1.0f : 0.0f) > 0.0f; }
+template <class Team> __device__ inline bool any(Team& team, bool x) { return team.highest(x ? 1.0f : 0.0f) > 0.0f; }
 
 // The most numbers a team of one warp may keep of a pair, and a team of a whole block, for segments of 512.
 constexpr u32 WARP_FLOATS = 768;
@@ -376,7 +368,7 @@ __device__ inline Pair chunk_pair(const Interact& p, const Chunk& chunk, u32 ind
 
 // ln ω of a pair's words into shared memory, and whether any takes part.
 template <class Team>
-__device__ inline bool take_weights(const Interact& p, const Pair& a, const float* word_log_weights,
+__device__ inline bool take_weights(Team& team, const Interact& p, const Pair& a, const float* word_log_weights,
                                     float* log_omega) {
     bool some = false;
     float uniform = -logf(static_cast<float>(a.words.count));
@@ -386,13 +378,13 @@ __device__ inline bool take_weights(const Interact& p, const Pair& a, const floa
         log_omega[l] = out ? FLOOR : w;
         some |= !out;
     }
-    return any<Team>(some);
+    return any(team, some);
 }
 
 // ln ρ of a pair under a view into shared memory, and whether any frame takes part: not by the highest logit, a NaN
 // would pass for an empty video. Afterwards what the team wrote to shared memory is seen by all of it.
 template <class Team>
-__device__ inline bool take_relevance(const Interact& p, const Pair& a, u32 view, const float* frame_bias,
+__device__ inline bool take_relevance(Team& team, const Interact& p, const Pair& a, u32 view, const float* frame_bias,
                                       const float* log_weights, const float* dots, float* log_rho) {
     float highest = FLOOR;
     bool some = false;
@@ -405,16 +397,16 @@ __device__ inline bool take_relevance(const Interact& p, const Pair& a, u32 view
         highest = fmaxf(highest, logit);
         some |= !out;
     }
-    highest = Team::highest(highest);
+    highest = team.highest(highest);
     float sum = 0.0f;
     for (u32 t = Team::rank(); t < a.frames.count; t += Team::SIZE) sum += soft(log_rho[t] - highest);
-    sum = Team::sum(sum);
+    sum = team.sum(sum);
     float log_sum = highest + logf(at_least(sum, 1e-30f));
     for (u32 t = Team::rank(); t < a.frames.count; t += Team::SIZE) {
         log_rho[t] = at_least(log_rho[t] - log_sum, FLOOR);
     }
-    some = any<Team>(some);
-    Team::sync();
+    some = any(team, some);
+    Team::sync_after_fold();
     return some;
 }
 
@@ -487,7 +479,7 @@ struct PoolOperands {
 // A pair is read four times, all but the first from L1. Logits take c times 1/τ: a division costs more than an
 // exponential, and the error is that of a temperature off by 6e-8.
 template <class Team>
-__device__ inline void pool(const Interact& p, const Chunk& chunk, const PoolOperands& o, u32 listed, float* memory,
+__device__ inline void pool(Team team, const Interact& p, const Chunk& chunk, const PoolOperands& o, u32 listed, float* memory,
                             float* scores, float* view_scores, float* relevance) {
     float* log_omega = memory + Team::place() * WARP_FLOATS;
     float* log_rho = log_omega + p.max_words;
@@ -498,9 +490,9 @@ __device__ inline void pool(const Interact& p, const Chunk& chunk, const PoolOpe
     for (u32 index = Team::index(); index < total; index += Team::count()) {
         Pair a = listed > 0 ? listed_pair(p, chunk, o.pairs, index) : chunk_pair(p, chunk, index);
         const float* dots = o.dots + a.base;
-        bool some_word = take_weights<Team>(p, a, o.word_log_weights, log_omega);
+        bool some_word = take_weights(team, p, a, o.word_log_weights, log_omega);
         for (u32 view = 0; view <= views; view++) {
-            bool some_frame = take_relevance<Team>(p, a, view, o.frame_bias, o.log_weights, o.dots, log_rho);
+            bool some_frame = take_relevance(team, p, a, view, o.frame_bias, o.log_weights, o.dots, log_rho);
             bool scored = a.there && some_word && some_frame;
             float pooled = 0.0f;
             if (scored) {
@@ -519,7 +511,8 @@ __device__ inline void pool(const Interact& p, const Chunk& chunk, const PoolOpe
                         pooled += soft(log_rho[t]) * values / weights;
                     });
             }
-            pooled = 0.5f * Team::sum(pooled);
+            pooled = 0.5f * team.sum(pooled);
+            Team::sync_after_fold();
             if (Team::rank() == 0) {
                 if (view == 0) scores[a.score] = pooled;
                 else view_scores[(view - 1) * p.text_cap * p.video_cap + a.score] = pooled;
@@ -529,10 +522,10 @@ __device__ inline void pool(const Interact& p, const Chunk& chunk, const PoolOpe
                 u32 begin = min(chunk.frame_segments[2 * a.video], chunk.all_frames);
                 u32 end = min(chunk.frame_segments[2 * a.video + 1], chunk.all_frames);
                 for (u32 t = begin + Team::rank(); t < end; t += Team::SIZE) {
+                    // Each lane reads what it wrote itself.
                     relevance[a.text * p.frame_cap + t] = scored ? soft(log_rho[t - begin]) : 0.0f;
                 }
             }
-            Team::sync();
         }
     }
 }
@@ -543,11 +536,12 @@ KERNEL_OF(4) interact_pool(const u32* __restrict__ word_segments, const float* _
                         const float* __restrict__ dots, float* __restrict__ scores, float* __restrict__ view_scores,
                         float* __restrict__ relevance, const u32* __restrict__ counts, Interact p) {
     __shared__ float memory[WARPS * WARP_FLOATS];
+    __shared__ Folds folds;
     Chunk chunk(p, word_segments, frame_segments, counts);
     PoolOperands o = {word_log_weights, frame_bias, log_weights, pairs, dots};
     u32 listed = p.listed(counts);
-    if (warps_suffice(p)) pool<WarpTeam>(p, chunk, o, listed, memory, scores, view_scores, relevance);
-    else pool<BlockTeam>(p, chunk, o, listed, memory, scores, view_scores, relevance);
+    if (warps_suffice(p)) pool(WarpTeam(), p, chunk, o, listed, memory, scores, view_scores, relevance);
+    else pool(BlockTeam{Block(folds)}, p, chunk, o, listed, memory, scores, view_scores, relevance);
 }
 
 struct Seeds {
@@ -586,7 +580,7 @@ __device__ inline void clear(const Interact& p, const Chunk& chunk, const Pair& 
 // 2·D FLOPs each around it. G has memory of its own: further views need the dot products again and add to it. Every
 // element is written by the same lane in every view.
 template <class Team>
-__device__ inline void pool_grad(const Interact& p, const Chunk& chunk, const PoolOperands& o, const Seeds& seeds,
+__device__ inline void pool_grad(Team team, const Interact& p, const Chunk& chunk, const PoolOperands& o, const Seeds& seeds,
                                  float* memory, float* g_of_chunk, float* dlog_omega_of_chunk) {
     float* log_omega = memory + Team::place() * WARP_FLOATS;
     float* word_gain = log_omega + p.max_words;
@@ -607,10 +601,10 @@ __device__ inline void pool_grad(const Interact& p, const Chunk& chunk, const Po
         float* g = g_of_chunk + a.base;
         float* dlog_omega =
             dlog_omega_of_chunk + (a.video - p.first_video) * a.stride + (a.words.begin - first_word);
-        bool some_word = take_weights<Team>(p, a, o.word_log_weights, log_omega);
+        bool some_word = take_weights(team, p, a, o.word_log_weights, log_omega);
         for (u32 view = 0; view <= p.views; view++) {
             auto add_to = [&](float* at, float x) { *at = view > 0 ? *at + x : x; };
-            bool some_frame = take_relevance<Team>(p, a, view, o.frame_bias, o.log_weights, o.dots, log_rho);
+            bool some_frame = take_relevance(team, p, a, view, o.frame_bias, o.log_weights, o.dots, log_rho);
             // A view in which nothing is left hands back nothing.
             float live = some_word && some_frame ? 1.0f : 0.0f;
             const float* seed = view == 0 ? seeds.dscores : seeds.dview_scores;
@@ -651,8 +645,8 @@ __device__ inline void pool_grad(const Interact& p, const Chunk& chunk, const Po
                     dlog_rho[t] = r;
                     total_r += r;
                 });
-            total_r = Team::sum(total_r);
-            Team::sync();
+            total_r = team.sum(total_r);
+            Team::sync_after_fold();
             for (u32 t = Team::rank(); t < a.frames.count; t += Team::SIZE) {
                 float dbias = dlog_rho[t] - soft(log_rho[t]) * total_r;
                 add_to(g + t * a.stride + a.words.count, dbias / p.relevance_tau);
@@ -683,9 +677,10 @@ KERNEL_OF(4) interact_pool_grad(const u32* __restrict__ word_segments, const flo
                              float* __restrict__ g, float* __restrict__ dlog_omega, const u32* __restrict__ counts,
                              Interact p) {
     __shared__ float memory[WARPS * WARP_FLOATS];
+    __shared__ Folds folds;
     Chunk chunk(p, word_segments, frame_segments, counts);
     PoolOperands o = {word_log_weights, frame_bias, log_weights, pairs, dots};
     Seeds seeds = {dscores, dview_scores, drelevance};
-    if (warps_suffice(p)) pool_grad<WarpTeam>(p, chunk, o, seeds, memory, g, dlog_omega);
-    else pool_grad<BlockTeam>(p, chunk, o, seeds, memory, g, dlog_omega);
+    if (warps_suffice(p)) pool_grad(WarpTeam(), p, chunk, o, seeds, memory, g, dlog_omega);
+    else pool_grad(BlockTeam{Block(folds)}, p, chunk, o, seeds, memory, g, dlog_omega);
 }

@@ -147,7 +147,8 @@ KERNEL layer_norm_parts(
     const float* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ rstd,
     const float* __restrict__ dy, float* __restrict__ sums, const u32* counts, LayerNormParts p
 ) {
-    __shared__ float strips[THREADS];
+    __shared__ float parts_of_strips[2][THREADS];
+    Strips strips(parts_of_strips);
     u32 rows = p.rows(counts), cols = p.cols(counts);
     u32 parts = (rows + p.part - 1) / p.part;
     for (u32 part = blockIdx.y; part < parts; part += gridDim.y) {
@@ -163,8 +164,8 @@ KERNEL layer_norm_parts(
                     plain += d;
                 }
             }
-            gained = strip_sum(gained, strips);
-            plain = strip_sum(plain, strips);
+            gained = strips.sum(gained);
+            plain = strips.sum(plain);
             if (strip_index() == 0 && c < cols) {
                 sums[2 * part * cols + c] = gained;
                 sums[(2 * part + 1) * cols + c] = plain;
@@ -180,7 +181,8 @@ KERNEL layer_norm_sum(
     const float* __restrict__ sums, float* __restrict__ dgain, float* __restrict__ dbias, const u32* counts,
     LayerNormSum p
 ) {
-    __shared__ float strips[THREADS];
+    __shared__ float parts_of_strips[2][THREADS];
+    Strips strips(parts_of_strips);
     u32 cols = p.cols(counts);
     u32 parts = (p.rows(counts) + p.part - 1) / p.part;
     for (u32 first = blockIdx.x * COLUMNS; first < cols; first += gridDim.x * COLUMNS) {
@@ -193,8 +195,8 @@ KERNEL layer_norm_sum(
                 plain += sums[(2 * part + 1) * cols + c];
             }
         }
-        gained = strip_sum(gained, strips);
-        plain = strip_sum(plain, strips);
+        gained = strips.sum(gained);
+        plain = strips.sum(plain);
         if (strip_index() == 0 && c < cols) {
             if (p.wants_gain == 1) dgain[c] = gained;
             if (p.wants_bias == 1) dbias[c] = plain;

@@ -6,13 +6,14 @@
 // Layout: a block a part, as in mean_parts. Not yet measured on a GPU.
 struct NormParts { Size n; u32 part; };
 KERNEL norm_parts(const float* __restrict__ grads, float* __restrict__ norms, const u32* counts, NormParts p) {
-    __shared__ float folds[WARPS];
+    __shared__ Folds folds;
+    Block block(folds);
     u32 n = p.n(counts);
     u32 parts = (n + p.part - 1) / p.part;
     for (u32 part = blockIdx.x; part < parts; part += gridDim.x) {
         u32 begin = part * p.part;
         float sum = part_sum(grads, begin, min(p.part, n - begin), [](float g, float sum) { return fmaf(g, g, sum); });
-        sum = block_sum(sum, folds);
+        sum = block.sum(sum);
         if (threadIdx.x == 0) norms[part] = sqrtf(sum);
     }
 }
@@ -24,12 +25,13 @@ struct ClipNorm { Size n; u32 part; float max_norm; };
 KERNEL clip_norm(
     const float* __restrict__ norms, float* __restrict__ scale, float* __restrict__ norm, const u32* counts, ClipNorm p
 ) {
-    __shared__ float folds[WARPS];
+    __shared__ Folds folds;
+    Block block(folds);
     if (blockIdx.x > 0) return;
     u32 parts = (p.n(counts) + p.part - 1) / p.part;
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < parts; i += THREADS) sum = fmaf(norms[i], norms[i], sum);
-    float all = sqrtf(block_sum(sum, folds));
+    float all = sqrtf(block.sum(sum));
     if (threadIdx.x == 0) {
         scale[0] = is_nan(all) ? all : fminf(1.0f, p.max_norm / (all + 1e-6f));
         norm[0] = all;

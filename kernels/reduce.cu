@@ -16,7 +16,8 @@
 // Not yet measured on a GPU. A thread a column would leave all but 2 of 132 multiprocessors idle at 512 columns.
 struct SumRows { Size rows; Size cols; u32 stride; };
 KERNEL sum_rows(const float* __restrict__ x, float* __restrict__ y, const u32* counts, SumRows p) {
-    __shared__ float strips[THREADS];
+    __shared__ float parts_of_strips[2][THREADS];
+    Strips strips(parts_of_strips);
     u32 rows = p.rows(counts), cols = p.cols(counts);
     for (u32 first = blockIdx.x * COLUMNS; first < cols; first += gridDim.x * COLUMNS) {
         u32 c = first + column_index();
@@ -25,7 +26,7 @@ KERNEL sum_rows(const float* __restrict__ x, float* __restrict__ y, const u32* c
 #pragma unroll 8
             for (u32 r = strip_index(); r < rows; r += STRIPS) sum += x[r * p.stride + c];
         }
-        sum = strip_sum(sum, strips);
+        sum = strips.sum(sum);
         if (strip_index() == 0 && c < cols) y[c] = sum;
     }
 }
@@ -48,13 +49,14 @@ KERNEL broadcast_rows(const float* __restrict__ x, float* __restrict__ y, const 
 // folds. Not yet measured on a GPU.
 struct MeanParts { Size n; u32 part; };
 KERNEL mean_parts(const float* __restrict__ x, float* __restrict__ sums, const u32* counts, MeanParts p) {
-    __shared__ float folds[WARPS];
+    __shared__ Folds folds;
+    Block block(folds);
     u32 n = p.n(counts);
     u32 parts = (n + p.part - 1) / p.part;
     for (u32 part = blockIdx.x; part < parts; part += gridDim.x) {
         u32 begin = part * p.part;
         float sum = part_sum(x, begin, min(p.part, n - begin), [](float x, float sum) { return sum + x; });
-        sum = block_sum(sum, folds);
+        sum = block.sum(sum);
         if (threadIdx.x == 0) sums[part] = sum;
     }
 }
@@ -63,13 +65,14 @@ KERNEL mean_parts(const float* __restrict__ x, float* __restrict__ sums, const u
 // Floor: 4 bytes a part; one small block, bound by latency. Not yet measured on a GPU.
 struct MeanAll { Size n; u32 part; };
 KERNEL mean_all(const float* __restrict__ sums, float* __restrict__ y, const u32* counts, MeanAll p) {
-    __shared__ float folds[WARPS];
+    __shared__ Folds folds;
+    Block block(folds);
     if (blockIdx.x > 0) return;
     u32 n = p.n(counts);
     u32 parts = (n + p.part - 1) / p.part;
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < parts; i += THREADS) sum += sums[i];
-    sum = block_sum(sum, folds);
+    sum = block.sum(sum);
     if (threadIdx.x == 0) y[0] = sum / static_cast<float>(max(n, 1u));
 }
 

@@ -187,6 +187,7 @@ impl Op for Linear {
                 ("empty rows", fixed(0), fixed(3), fixed(2), Class::Tiny),
                 ("empty contraction", fixed(2), fixed(3), fixed(0), Class::Tiny),
                 ("prime", fixed(37), fixed(29), fixed(23), Class::Tiny),
+                ("four tiles", fixed(67), fixed(70), fixed(9), Class::Tiny),
                 ("ragged rows", ragged(41), fixed(19), fixed(12), Class::Tiny),
                 ("ragged columns", fixed(5), ragged(41), fixed(12), Class::Tiny),
                 ("ragged contraction", fixed(17), fixed(19), ragged(41), Class::Tiny),

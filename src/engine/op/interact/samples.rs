@@ -71,6 +71,8 @@ fn cases() -> Vec<Case> {
         Case { temperature: 0.01, relevance_temperature: 0.02, tolerance: 1e-4, ..case("sharp", &[6, 2], &[5, 9], 4) },
         Case { length: 2.5, tolerance: 5e-4, ..case("no cosines", &[6, 2, 19], &[5, 9], 7) },
         Case { views: 2, ..case("views", &[4, 1, 6], &[6, 3, 1], 11) },
+        // More than a warp can keep of a pair: the CUDA kernels give it to a block.
+        Case { views: 1, ..case("one long text and video", &[70, 3], &[150, 2], 5) },
         Case { class: Class::Full, tolerance: 1e-4, ..case("long", &long_words, &long_frames, 67) },
         Case { class: Class::Full, ragged: true, ..case("many tiles", &many(61, 40), &many(83, 20), 32) },
         Case {
