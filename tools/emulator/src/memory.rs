@@ -400,7 +400,9 @@ mod tests {
         let mut word = [0; 4];
         memory.read(a, &mut word).unwrap();
         assert_eq!(u32::from_le_bytes(word), POISON);
-        assert!(memory.check(a, 100).is_ok() && memory.check(a + 1, 100).is_err() && memory.check(a, u64::MAX).is_err());
+        assert!(
+            memory.check(a, 100).is_ok() && memory.check(a + 1, 100).is_err() && memory.check(a, u64::MAX).is_err()
+        );
         assert!(memory.free(a) && !memory.free(a));
         assert!(memory.check(a, 1).unwrap_err().contains("freed"));
     }

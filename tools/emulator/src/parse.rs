@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::decode::Decoder;
-use crate::lexer::{LoadError, Literal, Place, Token, fail, literal, tokens};
+use crate::lexer::{Literal, LoadError, Place, Token, fail, literal, tokens};
 use crate::program::{Kernel, Module, Param, Special, Variable};
 
 /// Limits that keep a broken file from asking for all memory.
@@ -314,10 +314,10 @@ impl<'a> Parser<'a> {
         while self.has(b'[') {
             let length = if self.is_mark(b']') { 0 } else { self.count()? };
             self.expect(b']')?;
-            size = size.checked_mul(length).filter(|&s| s <= limit).ok_or_else(|| LoadError {
-                line,
-                what: format!("\"{name}\" is larger than {limit} bytes"),
-            })?;
+            size = size
+                .checked_mul(length)
+                .filter(|&s| s <= limit)
+                .ok_or_else(|| LoadError { line, what: format!("\"{name}\" is larger than {limit} bytes") })?;
         }
         let align = align.max(bytes);
         if !align.is_power_of_two() || align > 256 {

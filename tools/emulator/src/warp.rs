@@ -8,7 +8,9 @@ use crate::block::Env;
 use crate::copies::Copies;
 use crate::cvt::{Cvt, Type};
 use crate::fault::{Fault, Kind, fault};
-use crate::program::{ALL, Compare, CompareType, Fill, Instr, LANES, Logic, Op, POISON, Reduce, Row, Setp, Special, Vote};
+use crate::program::{
+    ALL, Compare, CompareType, Fill, Instr, LANES, Logic, Op, POISON, Reduce, Row, Setp, Special, Vote,
+};
 use crate::shared::Shared;
 use crate::shuffle;
 

@@ -170,9 +170,8 @@ fn nan_in_extremes_and_comparisons() {
     assert_eq!(float("add.f32", &[nan, 1.0]).to_bits(), 0x7fff_ffff);
     assert_eq!(float("copysign.f32", &[-1.0, 3.0]), -3.0);
     assert_eq!(float("abs.f32", &[-3.0]), 3.0);
-    let compare = |how: &str, a: f32, b: f32| {
-        one(&format!("setp.{how}.f32 %p0, {}, {};\nselp.u32 %r0, 1, 0, %p0;", f(a), f(b)))
-    };
+    let compare =
+        |how: &str, a: f32, b: f32| one(&format!("setp.{how}.f32 %p0, {}, {};\nselp.u32 %r0, 1, 0, %p0;", f(a), f(b)));
     for how in ["eq", "ne", "lt", "le", "gt", "ge", "num"] {
         assert_eq!(compare(how, nan, 1.0), 0, "{how}");
     }
@@ -205,7 +204,10 @@ fn predicates() {
 fn moves_pack_and_unpack() {
     assert_eq!(long("mov.b64 %rd0, {1, 2};"), 2 << 32 | 1);
     assert_eq!(one("mov.b16 %h0, 0x1234;\nmov.b32 %r0, {0, %h0};"), 0x1234_0000);
-    assert_eq!(eval("mov.b32 {%h0, %h1}, 0x12345678;\ncvt.u32.u16 %r0, %h0;\ncvt.u32.u16 %r1, %h1;", 2), [0x5678, 0x1234]);
+    assert_eq!(
+        eval("mov.b32 {%h0, %h1}, 0x12345678;\ncvt.u32.u16 %r0, %h0;\ncvt.u32.u16 %r1, %h1;", 2),
+        [0x5678, 0x1234]
+    );
     assert_eq!(one("mov.b64 {%r0, _}, 0x100000007;"), 7);
     assert_eq!(one("mov.u32 %r0, 0f3F800000;"), 1f32.to_bits());
     // A register that nothing wrote is a NaN that says so.
@@ -227,7 +229,10 @@ fn conversions() {
     assert_eq!(one("cvt.rn.bf16.f32 %h0, 0f3F80C000;\ncvt.u32.u16 %r0, %h0;"), 0x3f81);
     assert_eq!(one("cvt.rn.f16.f32 %h0, 0fBF800000;\ncvt.f32.f16 %f0, %h0;\nmov.b32 %r0, %f0;"), (-1f32).to_bits());
     assert_eq!(one("cvt.rna.tf32.f32 %r0, 0f3F801000;"), 0x3f80_2000);
-    assert_eq!(one("cvt.f64.f32 %fd0, 0f3FC00000;\nadd.f64 %fd1, %fd0, %fd0;\ncvt.rn.f32.f64 %f0, %fd1;\nmov.b32 %r0, %f0;"), 3f32.to_bits());
+    assert_eq!(
+        one("cvt.f64.f32 %fd0, 0f3FC00000;\nadd.f64 %fd1, %fd0, %fd0;\ncvt.rn.f32.f64 %f0, %fd1;\nmov.b32 %r0, %f0;"),
+        3f32.to_bits()
+    );
     assert_eq!(one("mov.u32 %r1, 3;\ncvt.rn.f32.u32 %f0, %r1;\nmov.b32 %r0, %f0;"), 3f32.to_bits());
     assert_eq!(one("cvt.sat.f32.f32 %f0, 0f40000000;\nmov.b32 %r0, %f0;"), 1f32.to_bits());
 }

@@ -20,7 +20,8 @@ fn a_removed_barrier() {
     let broken = REVERSE.replace("bar.sync 0;\n", "");
     expect(fails(BUFFER, &broken, 256), Kind::LaunchFailed, "nothing was written there yet");
     // Where the place was written before, it is the race that shows.
-    let twice = format!("{REVERSE}\nadd.u32 %r5, %t, 1;\nst.shared.u32 [%r3], %r5;\nbar.sync 0;\nld.shared.u32 %r0, [%r4];");
+    let twice =
+        format!("{REVERSE}\nadd.u32 %r5, %t, 1;\nst.shared.u32 [%r3], %r5;\nbar.sync 0;\nld.shared.u32 %r0, [%r4];");
     expect(fails(BUFFER, &twice, 256), Kind::LaunchFailed, "a race: it was written by thread 127 without a barrier");
 }
 
@@ -63,7 +64,11 @@ fn out_of_bounds() {
     expect(fails("", &at(-4), 1), Kind::IllegalAddress, "offset -4 of an allocation");
     expect(fails("", "mov.u64 %rd0, 64;\nst.global.u32 [%rd0], 1;", 1), Kind::IllegalAddress, "no allocation");
     expect(fails("", "ld.global.v4.u32 {%r0, %r1, %r2, %r3}, [%in+4096];", 1), Kind::IllegalAddress, "16 bytes");
-    expect(fails(BUFFER, "mov.u32 %r1, 1024;\nst.shared.u32 [%r1], 1;", 1), Kind::IllegalAddress, "1024 bytes of shared");
+    expect(
+        fails(BUFFER, "mov.u32 %r1, 1024;\nst.shared.u32 [%r1], 1;", 1),
+        Kind::IllegalAddress,
+        "1024 bytes of shared",
+    );
     expect(fails(BUFFER, "mov.u32 %r1, -4;\nst.shared.u32 [%r1], 1;", 1), Kind::IllegalAddress, "shared");
     let local = ".local .align 4 .b8 depot[8];";
     expect(fails(local, "mov.u64 %rd0, 8;\nst.local.u32 [%rd0], 1;", 1), Kind::IllegalAddress, "8 bytes of local");
@@ -81,9 +86,14 @@ fn freed_memory() {
 #[test]
 fn misaligned_addresses() {
     expect(fails("", "ld.global.u32 %r0, [%in+2];", 1), Kind::MisalignedAddress, "not a multiple of 4");
-    expect(fails("", "ld.global.v4.u32 {%r0, %r1, %r2, %r3}, [%in+8];", 1), Kind::MisalignedAddress, "not a multiple of 16");
+    expect(
+        fails("", "ld.global.v4.u32 {%r0, %r1, %r2, %r3}, [%in+8];", 1),
+        Kind::MisalignedAddress,
+        "not a multiple of 16",
+    );
     expect(fails(BUFFER, "st.shared.u16 [buffer+1], 1;", 1), Kind::MisalignedAddress, "not a multiple of 2");
-    let matrix = "mov.u32 %r1, buffer;\nld.shared.u32 %r2, [%r1];\nldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r1+8];";
+    let matrix =
+        "mov.u32 %r1, buffer;\nld.shared.u32 %r2, [%r1];\nldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r1+8];";
     let body = matrix.replace("ld.shared.u32 %r2, [%r1];\n", "");
     expect(fails(BUFFER, &body, 32), Kind::MisalignedAddress, "not a multiple of 16");
 }

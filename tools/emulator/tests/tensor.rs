@@ -71,8 +71,7 @@ fn check(opcode: &str, bits: usize, k: usize, encode: impl Fn(i32) -> u32, float
         }
     }
     let each = a_words + b_words + 4;
-    let load: String =
-        (0..each).map(|n| format!("ld.global.u32 %r{n}, [%rd0+{}];\n", n * 4)).collect();
+    let load: String = (0..each).map(|n| format!("ld.global.u32 %r{n}, [%rd0+{}];\n", n * 4)).collect();
     let names = |from: usize, count: usize| {
         let list: Vec<String> = (from..from + count).map(|n| format!("%r{n}")).collect();
         if count == 1 { list[0].clone() } else { format!("{{{}}}", list.join(", ")) }

@@ -55,7 +55,9 @@ fn exchange_between_lanes() {
     assert!((0..32).all(|l| got[l as usize] == (l ^ 1) + if l < 2 { 100 } else { 0 }), "{got:?}");
     let got = lanes("setp.gt.u32 %p0, %t, 27;\nvote.sync.ballot.b32 %r0, %p0, -1;");
     assert_eq!(got[3], 0xf000_0000);
-    let got = lanes("setp.gt.u32 %p0, %t, 27;\nvote.sync.any.pred %p1, %p0, -1;\nvote.sync.all.pred %p2, %p0, -1;\nselp.u32 %r1, 2, 0, %p2;\nselp.u32 %r0, 1, 0, %p1;\nadd.u32 %r0, %r0, %r1;");
+    let got = lanes(
+        "setp.gt.u32 %p0, %t, 27;\nvote.sync.any.pred %p1, %p0, -1;\nvote.sync.all.pred %p2, %p0, -1;\nselp.u32 %r1, 2, 0, %p2;\nselp.u32 %r0, 1, 0, %p1;\nadd.u32 %r0, %r0, %r1;",
+    );
     assert_eq!(got[3], 1);
     let got = lanes("and.b32 %r1, %t, 1;\nmatch.any.sync.b32 %r0, %r1, -1;");
     assert_eq!((got[0], got[1]), (0x5555_5555, 0xaaaa_aaaa));
