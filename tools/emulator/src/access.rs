@@ -103,10 +103,8 @@ impl Warp {
             return fault(Kind::MisalignedAddress, l, format!("0x{address:x} is not a multiple of {size}"));
         }
         let (space, address) = match space {
-            Space::Generic if address >= SHARED_BASE && address < LOCAL_BASE => (Space::Shared, address - SHARED_BASE),
-            Space::Generic if address >= LOCAL_BASE && address < LOCAL_BASE << 1 => {
-                (Space::Local, address - LOCAL_BASE)
-            }
+            Space::Generic if (SHARED_BASE..LOCAL_BASE).contains(&address) => (Space::Shared, address - SHARED_BASE),
+            Space::Generic if (LOCAL_BASE..LOCAL_BASE << 1).contains(&address) => (Space::Local, address - LOCAL_BASE),
             space => (space, address),
         };
         let inside = |length: usize| address <= length as u64 && size as u64 <= length as u64 - address;
@@ -285,7 +283,11 @@ impl Warp {
                     old
                 }
                 _ => {
-                    return fault(Kind::IllegalAddress, lane as u32, "an atomic operation outside of global and shared");
+                    return fault(
+                        Kind::IllegalAddress,
+                        lane as u32,
+                        "an atomic operation outside of global and shared",
+                    );
                 }
             };
             if result {

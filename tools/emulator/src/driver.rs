@@ -580,6 +580,12 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
 }
 
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleLoadData(module: *mut Handle, image: *const c_void) -> u32 {
+    // SAFETY: the same contract, without options.
+    unsafe { cuModuleLoadDataEx(module, image, 0, std::ptr::null_mut(), std::ptr::null_mut()) }
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn cuModuleUnload(module: Handle) -> u32 {
     with_machine("cuModuleUnload", |machine, _| machine.unload(module as u64))
 }

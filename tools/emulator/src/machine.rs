@@ -330,9 +330,9 @@ impl Machine {
     }
 
     pub fn fill(&mut self, to: u64, pattern: &[u8], count: u64, stream: u64) -> Outcome {
-        let length = count.checked_mul(pattern.len() as u64).unwrap_or(u64::MAX);
+        let length = count.saturating_mul(pattern.len() as u64);
         self.memory.check(to, length).map_err(|what| (INVALID_VALUE, what))?;
-        if to % pattern.len() as u64 != 0 {
+        if !to.is_multiple_of(pattern.len() as u64) {
             return refuse(INVALID_VALUE, format!("0x{to:x} is not a multiple of {}", pattern.len()));
         }
         self.enqueue(stream, Command::Fill { to, pattern: pattern.to_vec(), count }).map(|_| ())

@@ -104,7 +104,7 @@ fn local_arrays_and_long_integers() {
     for t in 0..threads {
         let mut a = floats(&words[t * 16..][..16]);
         for i in 0..40u32 {
-            a[(i * step & 15) as usize] += a[((i + 1) * step & 15) as usize];
+            a[((i * step) & 15) as usize] += a[(((i + 1) * step) & 15) as usize];
         }
         assert_eq!(f32::from_bits(y[t]), a[(step & 15) as usize] + a[7]);
         let k = 0x0123_4567_89ab_cdefu64.wrapping_mul(t as u64 + 1);
