@@ -103,10 +103,8 @@ impl Warp {
             return fault(Kind::MisalignedAddress, l, format!("0x{address:x} is not a multiple of {size}"));
         }
         let (space, address) = match space {
-            Space::Generic if address >= SHARED_BASE && address < LOCAL_BASE => (Space::Shared, address - SHARED_BASE),
-            Space::Generic if address >= LOCAL_BASE && address < LOCAL_BASE << 1 => {
-                (Space::Local, address - LOCAL_BASE)
-            }
+            Space::Generic if (SHARED_BASE..LOCAL_BASE).contains(&address) => (Space::Shared, address - SHARED_BASE),
+            Space::Generic if (LOCAL_BASE..LOCAL_BASE << 1).contains(&address) => (Space::Local, address - LOCAL_BASE),
             space => (space, address),
         };
         let inside = |length: usize| address <= length as u64 && size as u64 <= length as u64 - address;
@@ -123,15 +121,7 @@ impl Warp {
         }
     }
 
-    pub fn load(
-        &mut self,
-        env: &Env,
-        shared: &mut Shared,
-        barrier: u32,
-        i: &Instr,
-        access: Access,
-        mask: u32,
-    ) -> Done {
+    pub fn load(&mut self, env: &Env, shared: &mut Shared, barrier: u32, i: &Instr, access: Access, mask: u32) -> Done {
         let addresses = self.addresses(i.rows[4], access.base, access.wide, i.imm);
         let (each, count) = (usize::from(access.size), usize::from(access.count));
         if access.space == Space::Param && !access.base {
@@ -178,15 +168,7 @@ impl Warp {
     }
 
     /// A parameter is the same for all lanes.
-    fn load_param(
-        &mut self,
-        env: &Env,
-        shared: &Shared,
-        i: &Instr,
-        access: Access,
-        address: u64,
-        mask: u32,
-    ) -> Done {
+    fn load_param(&mut self, env: &Env, shared: &Shared, i: &Instr, access: Access, address: u64, mask: u32) -> Done {
         let (each, count) = (usize::from(access.size), usize::from(access.count));
         let lane = mask.trailing_zeros() as usize & 31;
         let Target::Param(at) = self.target(env, shared, Space::Param, address, each * count, lane)? else {
@@ -300,7 +282,13 @@ impl Warp {
                     shared.store(at, &combine(op, access, old, a, b).to_le_bytes()[..size]);
                     old
                 }
-                _ => return fault(Kind::IllegalAddress, lane as u32, "an atomic operation outside of global and shared"),
+                _ => {
+                    return fault(
+                        Kind::IllegalAddress,
+                        lane as u32,
+                        "an atomic operation outside of global and shared",
+                    );
+                }
             };
             if result {
                 self.regs[i.rows[0] as usize][lane] = old as u32;
@@ -373,7 +361,11 @@ impl Warp {
                 let lane = matrix * 8 + r;
                 let address = addresses[lane];
                 if address & 15 != 0 {
-                    return fault(Kind::MisalignedAddress, lane as u32, format!("0x{address:x} is not a multiple of 16"));
+                    return fault(
+                        Kind::MisalignedAddress,
+                        lane as u32,
+                        format!("0x{address:x} is not a multiple of 16"),
+                    );
                 }
                 if address + 16 > shared.length() as u64 {
                     return outside(lane as u32, 16, address, "shared", shared.length());
@@ -398,12 +390,17 @@ impl Warp {
 #[inline]
 fn global(env: &Env, address: u64, size: usize, lane: u32) -> Result<Target, Box<Fault>> {
     // The region of the access before is mostly the right one.
-    let inside = |r: &Region| address >= r.base && size as u64 <= r.length && address - r.base <= r.length - size as u64;
+    let inside =
+        |r: &Region| address >= r.base && size as u64 <= r.length && address - r.base <= r.length - size as u64;
     let mut region = env.last_region.get();
     if !env.regions.get(region).is_some_and(inside) {
         region = env.regions.partition_point(|r| r.base <= address).wrapping_sub(1);
         if !env.regions.get(region).is_some_and(inside) {
-            return fault(Kind::IllegalAddress, lane, format!("out of bounds: {}", (env.describe)(address, size as u64)));
+            return fault(
+                Kind::IllegalAddress,
+                lane,
+                format!("out of bounds: {}", (env.describe)(address, size as u64)),
+            );
         }
         env.last_region.set(region);
     }

@@ -207,7 +207,7 @@ impl Rows<'_> {
         };
         self.halves(halves, half);
     }
-    /// Arithmetic on bf16: f64 to bf16 by way of an odd f32 would be needed for denormals only.
+    /// Arithmetic on bf16, through f64 and an f32 that is rounded to odd, so that only the last rounding counts.
     #[inline(always)]
     fn bf16(&mut self, halves: u32, f: impl Fn(f64, f64, f64) -> f64) {
         let half = |a, b, c| {

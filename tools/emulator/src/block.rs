@@ -72,7 +72,8 @@ impl Block {
                 None => waiting = Some((number, pc, warp.index)),
                 Some((_, other, index)) if other != pc => {
                     let line = env.kernel.code.get(other as usize).map_or(0, |i| i.line);
-                    let what = format!("a divergent barrier: warp {index} of the block waits at the one in line {line}");
+                    let what =
+                        format!("a divergent barrier: warp {index} of the block waits at the one in line {line}");
                     let error = Fault { kind: Kind::LaunchFailed, lane: 0, what };
                     return Err(report(env, warp, pc, error));
                 }

@@ -1,8 +1,6 @@
 //! `cvt`: which conversions there are, and what they give.
 
-use crate::float::{
-    Round, bits, f16_to_f32, f32_to_bf16, f32_to_tf32, f64_to_f16, flush, max32, round_sum, saturate,
-};
+use crate::float::{Round, bits, f16_to_f32, f32_to_bf16, f32_to_tf32, f64_to_f16, flush, max32, round_sum, saturate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
@@ -56,10 +54,7 @@ impl Type {
     }
 
     pub fn is_int(self) -> bool {
-        matches!(
-            self,
-            Type::U8 | Type::S8 | Type::U16 | Type::S16 | Type::U32 | Type::S32 | Type::U64 | Type::S64
-        )
+        matches!(self, Type::U8 | Type::S8 | Type::U16 | Type::S16 | Type::U32 | Type::S32 | Type::U64 | Type::S64)
     }
 
     fn signed(self) -> bool {
@@ -146,8 +141,10 @@ impl Cvt {
             (d, s) if d.is_int() && s.is_int() => self.round.is_none() && !self.ftz && !self.relu,
             (d, F32) if d.is_int() => self.integral && !self.relu,
             (d, F64 | F16) if d.is_int() => self.integral && !self.relu && !self.ftz,
-            (F32, s) if s.is_int() => format && self.round != Some(Round::Away) && plain && s.size() <= 4
-                || self.round == Some(Round::Nearest) && !self.integral && plain,
+            (F32, s) if s.is_int() => {
+                format && self.round != Some(Round::Away) && plain && s.size() <= 4
+                    || self.round == Some(Round::Nearest) && !self.integral && plain
+            }
             (F64 | F16, s) if s.is_int() => self.round == Some(Round::Nearest) && !self.integral && plain,
             (F32, F32) => (self.round.is_none() || self.integral) && !self.relu,
             (F64, F64) => (self.round.is_none() || self.integral) && plain,
@@ -281,7 +278,9 @@ mod tests {
 
     #[test]
     fn only_what_exists_is_accepted() {
-        for bad in ["cvt.f32.s32", "cvt.rn.s32.f32", "cvt.f32.bf16", "cvt.rni.u32.u16", "cvt.sat.rn.f32.f32", "cvt.f16.f32"] {
+        for bad in
+            ["cvt.f32.s32", "cvt.rn.s32.f32", "cvt.f32.bf16", "cvt.rni.u32.u16", "cvt.sat.rn.f32.f32", "cvt.f16.f32"]
+        {
             assert_eq!(Cvt::parse(bad), None, "{bad}");
         }
     }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use crate::cvt::{Cvt, Type};
 use crate::decode_memory as memory;
-use crate::lexer::{LoadError, Literal, fail};
+use crate::lexer::{Literal, LoadError, fail};
+use crate::parse::{Class, Operand, Raw, Register, Symbol};
 use crate::program::{
     Compare, CompareType, Fill, Guard, Instr, Kernel, LOCAL_BASE, Logic, Op, Reduce, SHARED_BASE, Setp, Shuffle, Vote,
 };
-use crate::parse::{Class, Operand, Raw, Register, Symbol};
 use crate::table;
 use crate::tensor::Mma;
 
@@ -42,13 +42,7 @@ impl Decoder {
     pub fn new(kernel: Kernel) -> Decoder {
         // Predicate 0 is always true; the grain shrinks with each smaller access.
         let kernel = Kernel { preds: 1, shared_grain: 4, global_grain: 4, ..kernel };
-        Decoder {
-            kernel,
-            labels: HashMap::new(),
-            targets: HashMap::new(),
-            branches: Vec::new(),
-            fills: HashMap::new(),
-        }
+        Decoder { kernel, labels: HashMap::new(), targets: HashMap::new(), branches: Vec::new(), fills: HashMap::new() }
     }
 
     /// A new register.
@@ -513,7 +507,9 @@ impl Decoder {
                 return self.emit(raw, Op::WarpSync, &[members], 0);
             }
             "bar.sync" | "bar.cta.sync" | "barrier.sync" | "barrier.sync.aligned" | "barrier.cta.sync.aligned" => {
-                let [n] = raw.operands.as_slice() else { return fail(raw.line, "barriers of a part of a block are not supported") };
+                let [n] = raw.operands.as_slice() else {
+                    return fail(raw.line, "barriers of a part of a block are not supported");
+                };
                 return self.emit(raw, Op::Bar, &[], number(n)?);
             }
             "bar.red.popc.u32" | "bar.cta.red.popc.u32" | "barrier.red.popc.aligned.u32" => (Reduce::Popc, Class::B32),

@@ -1,7 +1,7 @@
 //! Decoding of what touches memory.
 
 use crate::decode::{Decoder, NONE, count, destination, unknown};
-use crate::lexer::{LoadError, Literal, fail};
+use crate::lexer::{Literal, LoadError, fail};
 use crate::parse::{Class, Operand, Raw, Symbol};
 use crate::program::{Access, AtomOp, Op, Space};
 
@@ -22,7 +22,9 @@ fn place(decoder: &mut Decoder, raw: &Raw, operand: &Operand, space: Space) -> R
     let constant = |at: u32| Ok(Place { row: NONE, base: false, wide: false, offset: i64::from(at) + offset });
     match (**base).clone() {
         Operand::Register(r) if r.class == Class::B64 => Ok(Place { row: r.row, base: true, wide: true, offset }),
-        Operand::Register(r) if r.class == Class::B32 && matches!(space, Space::Shared | Space::Local | Space::Param) => {
+        Operand::Register(r)
+            if r.class == Class::B32 && matches!(space, Space::Shared | Space::Local | Space::Param) =>
+        {
             Ok(Place { row: r.row, base: true, wide: false, offset })
         }
         Operand::Symbol(Symbol::Variable(index)) if matches!(space, Space::Global | Space::Const | Space::Generic) => {
@@ -62,7 +64,8 @@ fn element(word: &str) -> Option<(u8, bool)> {
 
 /// Hints that change no result.
 fn is_hint(word: &str) -> bool {
-    let hints = ["ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "L1::no_allocate", "L1::evict_first", "L1::evict_last"];
+    let hints =
+        ["ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "L1::no_allocate", "L1::evict_first", "L1::evict_last"];
     hints.contains(&word) || ["L2::64B", "L2::128B", "L2::256B", "L1::evict_normal"].contains(&word)
 }
 

@@ -19,8 +19,8 @@ use crate::machine::{DEFAULT_STREAM, HostPointer, Machine, Outcome, Source, refu
 use crate::parse;
 use crate::program::POISON;
 use crate::status::{
-    self, INVALID_CONTEXT, INVALID_DEVICE, INVALID_IMAGE, INVALID_PTX, INVALID_VALUE, NOT_INITIALIZED,
-    NOT_READY, NOT_SUPPORTED, OUT_OF_MEMORY, SUCCESS, UNKNOWN,
+    self, INVALID_CONTEXT, INVALID_DEVICE, INVALID_IMAGE, INVALID_PTX, INVALID_VALUE, NOT_INITIALIZED, NOT_READY,
+    NOT_SUPPORTED, OUT_OF_MEMORY, SUCCESS, UNKNOWN,
 };
 
 type Handle = *mut c_void;
@@ -53,10 +53,8 @@ fn total_memory() -> u64 {
 
 fn new_machine() -> Machine {
     let on = |name| setting(name) != Some(0);
-    let checks = Checks {
-        shared_races: on("MOVIOLA_EMULATOR_SHARED_RACES"),
-        global_races: on("MOVIOLA_EMULATOR_GLOBAL_RACES"),
-    };
+    let checks =
+        Checks { shared_races: on("MOVIOLA_EMULATOR_SHARED_RACES"), global_races: on("MOVIOLA_EMULATOR_GLOBAL_RACES") };
     Machine::new(total_memory(), checks)
 }
 
@@ -579,6 +577,12 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
             }
         }
     })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleLoadData(module: *mut Handle, image: *const c_void) -> u32 {
+    // SAFETY: the same contract, without options.
+    unsafe { cuModuleLoadDataEx(module, image, 0, std::ptr::null_mut(), std::ptr::null_mut()) }
 }
 
 #[unsafe(no_mangle)]

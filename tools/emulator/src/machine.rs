@@ -275,8 +275,7 @@ impl Machine {
     ) -> Outcome {
         let Some(kernel) = loaded.module.kernels.get(kernel) else { return refuse(INVALID_HANDLE, "no such kernel") };
         let begin = Instant::now();
-        let launch =
-            Launch { module: &loaded.module, kernel, variables: &loaded.variables, blocks, threads, params };
+        let launch = Launch { module: &loaded.module, kernel, variables: &loaded.variables, blocks, threads, params };
         let result = grid::run(&mut self.memory, &self.pool, self.checks, &launch);
         let statistic = self.statistics.entry(kernel.name.clone()).or_default();
         statistic.launches += 1;
@@ -331,9 +330,9 @@ impl Machine {
     }
 
     pub fn fill(&mut self, to: u64, pattern: &[u8], count: u64, stream: u64) -> Outcome {
-        let length = count.checked_mul(pattern.len() as u64).unwrap_or(u64::MAX);
+        let length = count.saturating_mul(pattern.len() as u64);
         self.memory.check(to, length).map_err(|what| (INVALID_VALUE, what))?;
-        if to % pattern.len() as u64 != 0 {
+        if !to.is_multiple_of(pattern.len() as u64) {
             return refuse(INVALID_VALUE, format!("0x{to:x} is not a multiple of {}", pattern.len()));
         }
         self.enqueue(stream, Command::Fill { to, pattern: pattern.to_vec(), count }).map(|_| ())
@@ -403,9 +402,7 @@ impl Machine {
     /// What comes after in `stream` waits for the event as it was recorded last; one never recorded holds nothing up.
     pub fn wait(&mut self, stream: u64, event: u64) -> Outcome {
         match self.recorded(event)? {
-            Some((of, position, _)) => {
-                self.enqueue(stream, Command::Wait { stream: of, position }).map(|_| ())
-            }
+            Some((of, position, _)) => self.enqueue(stream, Command::Wait { stream: of, position }).map(|_| ()),
             None => self.stream(stream).map(|_| ()),
         }
     }

@@ -258,6 +258,9 @@ impl Memory {
     }
 }
 
+/// Base and length of the nearest allocation below (or at) an address, and of the one above.
+type Neighbours = (Option<(u64, u64)>, Option<(u64, u64)>);
+
 /// Bases and lengths of what is and of what was, sorted.
 pub struct Book {
     live: Vec<(u64, u64)>,
@@ -282,7 +285,7 @@ impl Book {
         self.nearest(below(&self.live), at, length)
     }
 
-    fn nearest(&self, around: (Option<(u64, u64)>, Option<(u64, u64)>), at: u64, length: u64) -> String {
+    fn nearest(&self, around: Neighbours, at: u64, length: u64) -> String {
         match around {
             (Some((base, size)), _) if at - base < size + GAP / 2 => {
                 format!("{length} bytes at offset {} of an allocation of {size} bytes", at - base)
@@ -400,7 +403,9 @@ mod tests {
         let mut word = [0; 4];
         memory.read(a, &mut word).unwrap();
         assert_eq!(u32::from_le_bytes(word), POISON);
-        assert!(memory.check(a, 100).is_ok() && memory.check(a + 1, 100).is_err() && memory.check(a, u64::MAX).is_err());
+        assert!(
+            memory.check(a, 100).is_ok() && memory.check(a + 1, 100).is_err() && memory.check(a, u64::MAX).is_err()
+        );
         assert!(memory.free(a) && !memory.free(a));
         assert!(memory.check(a, 1).unwrap_err().contains("freed"));
     }

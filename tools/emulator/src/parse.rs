@@ -1,9 +1,9 @@
 //! Tokens to a module: directives, declarations and scopes. What an instruction means is decided in `decode`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::decode::Decoder;
-use crate::lexer::{LoadError, Literal, Place, Token, fail, literal, tokens};
+use crate::lexer::{Literal, LoadError, Place, Token, fail, literal, tokens};
 use crate::program::{Kernel, Module, Param, Special, Variable};
 
 /// Limits that keep a broken file from asking for all memory.
@@ -68,8 +68,15 @@ pub struct Raw<'a> {
 pub fn module(text: &str) -> Result<Module, LoadError> {
     let places = tokens(text)?;
     let last_line = places.last().map_or(1, |p| p.line);
-    let mut parser =
-        Parser { places, next: 0, last_line, scopes: vec![HashMap::new()], specials: specials(), variables: Vec::new() };
+    let mut parser = Parser {
+        places,
+        next: 0,
+        last_line,
+        scopes: vec![HashMap::new()],
+        specials: specials(),
+        variables: Vec::new(),
+        shared: Vec::new(),
+    };
     let kernels = parser.module()?;
     Ok(Module { kernels, variables: parser.variables, lines: text.lines().map(str::to_string).collect() })
 }
@@ -126,6 +133,8 @@ struct Parser<'a> {
     scopes: Vec<HashMap<String, Symbol>>,
     specials: HashMap<&'static str, Special>,
     variables: Vec<Variable>,
+    /// Shared memory that is declared outside of kernels: each kernel that names it has its own.
+    shared: Vec<Declared<'a>>,
 }
 
 impl<'a> Parser<'a> {
@@ -247,7 +256,10 @@ impl<'a> Parser<'a> {
                 ".entry" => kernels.push(self.entry()?),
                 ".func" => return fail(line, "\".func\" is not supported: let nvcc inline every device function"),
                 ".extern" => return fail(line, "\".extern\" is not supported: no dynamic shared memory, no libraries"),
-                ".shared" => return fail(line, "\".shared\" outside of a kernel is not supported"),
+                ".shared" => {
+                    let declared = self.declaration(MAX_SHARED_BYTES)?;
+                    self.shared.push(declared);
+                }
                 _ => return fail(line, format!("unknown directive \"{word}\"")),
             }
         }
@@ -302,10 +314,10 @@ impl<'a> Parser<'a> {
         while self.has(b'[') {
             let length = if self.is_mark(b']') { 0 } else { self.count()? };
             self.expect(b']')?;
-            size = size.checked_mul(length).filter(|&s| s <= limit).ok_or_else(|| LoadError {
-                line,
-                what: format!("\"{name}\" is larger than {limit} bytes"),
-            })?;
+            size = size
+                .checked_mul(length)
+                .filter(|&s| s <= limit)
+                .ok_or_else(|| LoadError { line, what: format!("\"{name}\" is larger than {limit} bytes") })?;
         }
         let align = align.max(bytes);
         if !align.is_power_of_two() || align > 256 {
@@ -424,6 +436,7 @@ impl<'a> Parser<'a> {
 
     fn body(&mut self, kernel: Kernel, line: u32) -> Result<Kernel, LoadError> {
         let mut decoder = Decoder::new(kernel);
+        self.place_shared(&mut decoder, line)?;
         let depth = self.scopes.len();
         loop {
             let line = self.line();
@@ -453,6 +466,23 @@ impl<'a> Parser<'a> {
             }
         }
         decoder.finish(line)
+    }
+
+    /// Gives a place to the module's shared memory that the body names. A body ends where its braces are closed.
+    fn place_shared(&mut self, decoder: &mut Decoder, line: u32) -> Result<(), LoadError> {
+        let mut depth = 1;
+        let body = self.places[self.next..].iter().take_while(|p| {
+            depth += i32::from(p.token == Token::Mark(b'{')) - i32::from(p.token == Token::Mark(b'}'));
+            depth > 0
+        });
+        let words: HashSet<&str> =
+            body.filter_map(|p| if let Token::Word(word) = p.token { Some(word) } else { None }).collect();
+        let mut symbols = Vec::new();
+        for declared in self.shared.iter().filter(|d| words.contains(d.name)) {
+            let offset = place(&mut decoder.kernel.shared_bytes, declared, MAX_SHARED_BYTES, line)?;
+            symbols.push((declared.name, Symbol::Shared(offset)));
+        }
+        symbols.into_iter().try_for_each(|(name, symbol)| self.declare(name, symbol, line))
     }
 
     fn label(&mut self, decoder: &mut Decoder, label: &str, line: u32) -> Result<(), LoadError> {

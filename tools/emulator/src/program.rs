@@ -242,7 +242,11 @@ pub enum Fill {
     /// The low 32 bits, in every lane.
     Value(u32),
     /// Half (0 or 1) of the address of module variable `index`, plus an offset.
-    Variable { index: u32, half: u8, offset: i64 },
+    Variable {
+        index: u32,
+        half: u8,
+        offset: i64,
+    },
     Special(Special),
 }
 

@@ -89,7 +89,7 @@ pub fn attribute(number: u32) -> Option<i32> {
         90 => 1,
         106 => 32,
         111 => 1024,
-        1..=162 => 0,
+        n if (1..=162).contains(&n) => 0,
         _ => return None,
     })
 }

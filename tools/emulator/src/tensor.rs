@@ -117,8 +117,7 @@ pub fn multiply(mma: Mma, a: &[Row], b: &[Row], c: &[Row; 4]) -> [Row; 4] {
     for lane in 0..LANES {
         for (r, row) in c.iter().enumerate() {
             let (i, j) = place_c(lane, r);
-            out[i][j] =
-                if mma.integer() { f64::from(row[lane] as i32) } else { f64::from(f32::from_bits(row[lane])) };
+            out[i][j] = if mma.integer() { f64::from(row[lane] as i32) } else { f64::from(f32::from_bits(row[lane])) };
         }
     }
     for i in 0..16 {

@@ -3,12 +3,16 @@
 //! Lanes at the same instruction run together. Where they part, those at the lowest instruction go first, so that
 //! they meet again behind the branch.
 
+use std::cmp::Ordering;
+
 use crate::alu::{self, Level, get64, put, put64};
 use crate::block::Env;
 use crate::copies::Copies;
 use crate::cvt::{Cvt, Type};
 use crate::fault::{Fault, Kind, fault};
-use crate::program::{ALL, Compare, CompareType, Fill, Instr, LANES, Logic, Op, POISON, Reduce, Row, Setp, Special, Vote};
+use crate::program::{
+    ALL, Compare, CompareType, Fill, Instr, LANES, Logic, Op, POISON, Reduce, Row, Setp, Special, Vote,
+};
 use crate::shared::Shared;
 use crate::shuffle;
 
@@ -551,12 +555,12 @@ fn floats<T: Copy, F: PartialOrd>(
     // The unordered comparisons hold for a NaN: they are the negations of their opposites.
     match compare {
         Compare::Eq => with(|a, b| a == b),
-        Compare::Ne => with(|a, b| a < b || a > b),
+        Compare::Ne => with(|a, b| a.partial_cmp(&b).is_some_and(Ordering::is_ne)),
         Compare::Lt => with(|a, b| a < b),
         Compare::Le => with(|a, b| a <= b),
         Compare::Gt => with(|a, b| a > b),
         Compare::Ge => with(|a, b| a >= b),
-        Compare::Equ => with(|a, b| !(a < b || a > b)),
+        Compare::Equ => with(|a, b| a.partial_cmp(&b).is_none_or(Ordering::is_eq)),
         Compare::Neu => with(|a, b| a != b),
         Compare::Ltu => with(|a, b| !(a >= b)),
         Compare::Leu => with(|a, b| !(a > b)),

@@ -90,7 +90,13 @@ pub fn kernel(declarations: &str, body: &str) -> String {
 }
 
 /// Runs one block; what it wrote to `words` words of %out (poison elsewhere).
-pub fn run_block(declarations: &str, body: &str, threads: u32, input: &[u32], words: usize) -> Result<Vec<u32>, Box<Report>> {
+pub fn run_block(
+    declarations: &str,
+    body: &str,
+    threads: u32,
+    input: &[u32],
+    words: usize,
+) -> Result<Vec<u32>, Box<Report>> {
     let mut gpu = Gpu::new(&kernel(declarations, body));
     let (input, output) = (gpu.upload(input), gpu.machine.memory.allocate(words as u64 * 4).expect("memory"));
     gpu.run("k", 1, threads, &[Arg::Pointer(input), Arg::Pointer(output)])?;
