@@ -133,7 +133,8 @@ impl Warp {
                 Target::Global { at, shadow, region } => {
                     if let (Some((from, to)), Some(words)) = (shadow, env.regions[region].shadow) {
                         let tag = self.tag(env, lane as u32, barrier, false);
-                        note_read(words, from, to, tag).or_else(|what| fault(Kind::LaunchFailed, lane as u32, what))?;
+                        note_read(words, from, to, tag, access.read_only)
+                            .or_else(|what| fault(Kind::LaunchFailed, lane as u32, what))?;
                     }
                     // SAFETY: `target` checked the range and the alignment.
                     unsafe { read_global(at, size) }
@@ -155,6 +156,12 @@ impl Warp {
                 Target::Local(at) => piece(&self.local, at, size),
                 Target::Param(at) => piece(env.params, at, size),
             };
+            if each == 4 && !access.register64 {
+                for (word, row) in bytes.chunks_exact(4).zip(i.rows).take(count) {
+                    self.regs[row as usize][lane] = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+                }
+                continue;
+            }
             for n in 0..count {
                 let value = extend(&bytes[n * each..], access);
                 let row = i.rows[n] as usize;
@@ -327,7 +334,7 @@ impl Warp {
                     if let Target::Global { at, shadow, region } = target {
                         if let (Some((from, to)), Some(words)) = (shadow, env.regions[region].shadow) {
                             let tag = self.tag(env, l, barrier, false);
-                            note_read(words, from, to, tag).or_else(|w| fault(Kind::LaunchFailed, l, w))?;
+                            note_read(words, from, to, tag, false).or_else(|w| fault(Kind::LaunchFailed, l, w))?;
                         }
                         // SAFETY: `target` checked the range and the alignment.
                         let word = unsafe { read_global(at, whole) };

@@ -93,7 +93,10 @@ pub fn access(decoder: &mut Decoder, raw: &Raw) -> Result<(), LoadError> {
         parts.next();
     }
     let space = named.unwrap_or(Space::Generic);
-    while parts.next_if(|w| is_hint(w)).is_some() {}
+    let mut read_only = false;
+    while let Some(hint) = parts.next_if(|w| is_hint(w)) {
+        read_only |= hint == "nc";
+    }
     let count = match parts.peek() {
         Some(&"v2") => 2,
         Some(&"v4") => 4,
@@ -107,7 +110,8 @@ pub fn access(decoder: &mut Decoder, raw: &Raw) -> Result<(), LoadError> {
     if parts.next().is_some()
         || size * count > 16
         || !load && matches!(space, Space::Const | Space::Param)
-        || family == "ldu" && space != Space::Global
+        || (family == "ldu" || read_only) && space != Space::Global
+        || read_only && !load
     {
         return unknown(raw);
     }
@@ -137,7 +141,7 @@ pub fn access(decoder: &mut Decoder, raw: &Raw) -> Result<(), LoadError> {
     }
     rows[4] = place.row;
     grain(decoder, space, size);
-    let access = Access { space, size, count, signed, register64, base: place.base, wide: place.wide };
+    let access = Access { space, size, count, signed, read_only, register64, base: place.base, wide: place.wide };
     decoder.emit(raw, if load { Op::Ld(access) } else { Op::St(access) }, &rows, place.offset)
 }
 
@@ -192,7 +196,16 @@ fn atomic(decoder: &mut Decoder, raw: &Raw, result: bool) -> Result<(), LoadErro
     let place = place(decoder, raw, address, space)?;
     rows[4] = place.row;
     grain(decoder, space, size);
-    let access = Access { space, size, count: 1, signed, register64: wide, base: place.base, wide: place.wide };
+    let access = Access {
+        space,
+        size,
+        count: 1,
+        signed,
+        read_only: false,
+        register64: wide,
+        base: place.base,
+        wide: place.wide,
+    };
     decoder.emit(raw, Op::Atom { op, access, result }, &rows, place.offset)
 }
 

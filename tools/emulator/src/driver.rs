@@ -77,7 +77,9 @@ fn call(name: &str, body: impl FnOnce(&mut Driver) -> Outcome) -> u32 {
         Ok(Ok(())) => SUCCESS.0,
         Ok(Err((status, what))) => {
             if !what.is_empty() {
-                eprintln!("emulator: {name}: {what}");
+                // A kernel's fault says itself where it is.
+                let caller = if what.starts_with("kernel ") { String::new() } else { format!("{name}: ") };
+                eprintln!("emulator: {caller}{what}");
             }
             status.0
         }

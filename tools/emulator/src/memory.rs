@@ -358,11 +358,14 @@ impl Tag {
     }
 }
 
-/// Notes a read of grains `from..to`; the race, if it is one.
+/// Notes a read of grains `from..to`; the race, if it is one. A `read_only` load must not see what this launch wrote.
 #[inline]
-pub fn note_read(shadow: &[AtomicU64], from: usize, to: usize, tag: Tag) -> Result<(), String> {
+pub fn note_read(shadow: &[AtomicU64], from: usize, to: usize, tag: Tag, read_only: bool) -> Result<(), String> {
     for pair in shadow[from * 2..to * 2].chunks_exact(2) {
         let writer = Tag(pair[0].load(Ordering::Relaxed));
+        if read_only && writer.launch() == tag.launch() {
+            return Err(format!("ld.global.nc of what {} wrote in the same launch", writer.text(tag)));
+        }
         if tag.races(writer) {
             return Err(format!("a race: it was written by {} without a barrier between", writer.text(tag)));
         }

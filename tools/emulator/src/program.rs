@@ -42,6 +42,8 @@ pub struct Access {
     /// Elements: 1, 2 or 4.
     pub count: u8,
     pub signed: bool,
+    /// `ld.global.nc`: nothing may write there during the launch.
+    pub read_only: bool,
     /// The data registers are 64 bits wide.
     pub register64: bool,
     /// The address has a register.

@@ -329,7 +329,7 @@ impl Warp {
                 let members = *self.row(i.rows[5]);
                 self.members(&members, mask)?;
                 let rows = [2, 3, 4].map(|n| *self.row(i.rows[n]));
-                let (value, inside) = shuffle::shuffle(mode, &rows[0], &rows[1], &rows[2], mask);
+                let (value, inside) = shuffle::shuffle(mode, &rows[0], &rows[1], &rows[2], &members);
                 put(&mut self.regs, i.rows[0], &value, mask);
                 if predicate {
                     self.set_pred(i.rows[1], inside, mask);
@@ -471,26 +471,26 @@ impl Warp {
         let members = *self.row(i.rows[2]);
         self.members(&members, mask)?;
         let p = self.pred(i.rows[1]) ^ if i.imm & 1 == 1 { ALL } else { 0 };
-        let yes = p & mask;
-        let all = |set: bool| if set { ALL } else { 0 };
+        let holds = |test: fn(u32, u32) -> bool| {
+            (0..LANES).fold(0, |out, l| out | u32::from(test(p & members[l], members[l])) << l)
+        };
         match vote {
-            Vote::Ballot => put(&mut self.regs, i.rows[0], &[yes; LANES], mask),
-            Vote::Any => self.set_pred(i.rows[0], all(yes != 0), mask),
-            Vote::All => self.set_pred(i.rows[0], all(yes == mask), mask),
-            Vote::Uni => self.set_pred(i.rows[0], all(yes == mask || yes == 0), mask),
+            Vote::Ballot => put(&mut self.regs, i.rows[0], &members.map(|m| p & m), mask),
+            Vote::Any => self.set_pred(i.rows[0], holds(|yes, _| yes != 0), mask),
+            Vote::All => self.set_pred(i.rows[0], holds(|yes, all| yes == all), mask),
+            Vote::Uni => self.set_pred(i.rows[0], holds(|yes, all| yes == all || yes == 0), mask),
         }
         self.sync = self.sync.wrapping_add(1);
         Ok(())
     }
 
-    /// All lanes that `members` names are here, and no others.
+    /// Every lane is among those it names, and these are here and name the same.
     fn members(&self, members: &Row, mask: u32) -> Done {
         for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
-            if members[lane] != mask {
-                let what = format!(
-                    "it names the lanes 0x{:08x}, but those that arrive together are 0x{mask:08x}",
-                    members[lane]
-                );
+            let named = members[lane];
+            let agree = |l: usize| named >> l & 1 == 0 || members[l] == named;
+            if named >> lane & 1 == 0 || named & !mask != 0 || !(0..LANES).all(agree) {
+                let what = format!("it names the lanes 0x{named:08x}, but those that arrive together are 0x{mask:08x}");
                 return fault(Kind::LaunchFailed, lane as u32, what);
             }
         }

@@ -138,6 +138,13 @@ fn races_in_global_memory() {
 }
 
 #[test]
+fn a_read_only_load_of_what_was_written() {
+    let body = "st.global.u32 [%in], 3;\nld.global.nc.u32 %r0, [%in];";
+    expect(fails("", body, 1), Kind::LaunchFailed, "ld.global.nc of what thread 0 of this block wrote");
+    assert!(run_block("", &body.replace(".nc", ""), 1, &[0], 1).is_ok());
+}
+
+#[test]
 fn a_trap_and_a_wrong_index() {
     expect(fails("", "trap;", 1), Kind::LaunchFailed, "gave up");
     let table = "brx.idx %t, $list;\n$list: .branchtargets $a;\n$a:";

@@ -126,3 +126,22 @@ fn a_removed_barrier_in_nvccs_code() {
     let error = gpu.run("soft_max", 1, 256, &args).unwrap_err().to_string();
     assert!(error.contains("ld.shared.f32"), "{error}");
 }
+
+#[test]
+fn damaged_text_is_refused_without_a_panic() {
+    let mut random = Random::new();
+    let mut refused = 0;
+    for _ in 0..400 {
+        let mut bytes = SAMPLE.as_bytes().to_vec();
+        for _ in 0..3 {
+            let at = random.word() as usize % bytes.len();
+            match random.word() % 3 {
+                0 => bytes[at] = b" ;,{}[]()%.@|!-0129abrsu"[random.word() as usize % 23],
+                1 => drop(bytes.remove(at)),
+                _ => bytes.truncate(at.max(bytes.len() * 9 / 10)),
+            }
+        }
+        refused += u32::from(cuda::parse::module(&String::from_utf8_lossy(&bytes)).is_err());
+    }
+    assert!(refused > 100, "{refused}");
+}

@@ -61,6 +61,13 @@ fn exchange_between_lanes() {
     assert_eq!(got[3], 1);
     let got = lanes("and.b32 %r1, %t, 1;\nmatch.any.sync.b32 %r0, %r1, -1;");
     assert_eq!((got[0], got[1]), (0x5555_5555, 0xaaaa_aaaa));
+    // Two halves at the same instruction, each among themselves.
+    let got = lanes(
+        "setp.lt.u32 %p0, %t, 16;\nselp.b32 %r1, 0xffff, 0xffff0000, %p0;\nvote.sync.ballot.b32 %r0, %p0, %r1;\n\
+         shfl.sync.idx.b32 %r2, %r0, %t, 31, %r1;\nvote.sync.any.pred %p1, %p0, %r1;\nselp.u32 %r3, 1, 0, %p1;\n\
+         shl.b32 %r2, %r2, 1;\nadd.u32 %r0, %r2, %r3;",
+    );
+    assert_eq!((got[0], got[31]), (0x1ffff, 0));
     let got = lanes("mov.u32 %r0, %lanemask_lt;");
     assert_eq!((got[0], got[31]), (0, u32::MAX >> 1));
 }
