@@ -21,6 +21,7 @@ pub struct Env<'a> {
     pub describe: &'a (dyn Fn(u64, u64) -> String + Sync),
     pub last_region: Cell<usize>,
     pub level: Level,
+    pub most_instructions: u64,
     pub launch: u64,
     pub threads: [u32; 3],
     pub blocks: [u32; 3],

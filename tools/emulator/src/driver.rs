@@ -14,7 +14,7 @@ use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use crate::grid::Checks;
+use crate::grid::{Checks, MOST_INSTRUCTIONS};
 use crate::machine::{DEFAULT_STREAM, HostPointer, Machine, Outcome, Source, refuse};
 use crate::parse;
 use crate::program::POISON;
@@ -53,8 +53,11 @@ fn total_memory() -> u64 {
 
 fn new_machine() -> Machine {
     let on = |name| setting(name) != Some(0);
-    let checks =
-        Checks { shared_races: on("MOVIOLA_EMULATOR_SHARED_RACES"), global_races: on("MOVIOLA_EMULATOR_GLOBAL_RACES") };
+    let checks = Checks {
+        shared_races: on("MOVIOLA_EMULATOR_SHARED_RACES"),
+        global_races: on("MOVIOLA_EMULATOR_GLOBAL_RACES"),
+        most_instructions: setting("MOVIOLA_EMULATOR_INSTRUCTIONS").unwrap_or(MOST_INSTRUCTIONS),
+    };
     Machine::new(total_memory(), checks)
 }
 

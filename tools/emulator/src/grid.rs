@@ -22,16 +22,21 @@ pub struct Launch<'a> {
     pub params: &'a [u8],
 }
 
+/// A minute and more of a warp.
+pub const MOST_INSTRUCTIONS: u64 = 20_000_000_000;
+
 /// What the emulator looks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Checks {
     pub shared_races: bool,
     pub global_races: bool,
+    /// Most thread-instructions of one warp; what runs longer is taken for an endless loop.
+    pub most_instructions: u64,
 }
 
 impl Default for Checks {
     fn default() -> Checks {
-        Checks { shared_races: true, global_races: true }
+        Checks { shared_races: true, global_races: true, most_instructions: MOST_INSTRUCTIONS }
     }
 }
 
@@ -79,6 +84,7 @@ pub fn run(memory: &mut Memory, pool: &Pool, checks: Checks, launch: &Launch) ->
             describe: &describe,
             last_region: Cell::new(0),
             level,
+            most_instructions: checks.most_instructions,
             launch: number,
             threads: launch.threads,
             blocks: launch.blocks,

@@ -219,6 +219,10 @@ impl Warp {
             executed += u64::from(self.mask.count_ones());
             match instr.op {
                 Op::Bra => {
+                    if self.executed + executed > env.most_instructions {
+                        let what = format!("an endless loop? more than {} instructions", env.most_instructions);
+                        return fault(Kind::LaunchFailed, self.mask.trailing_zeros(), what);
+                    }
                     self.branch(mask, instr.imm as u32);
                     continue;
                 }
@@ -325,6 +329,7 @@ impl Warp {
                 self.mma(env.level, mma, env.kernel.lists.get(i.imm as usize).map_or(&[][..], Vec::as_slice));
                 Ok(())
             }
+            // Shuffles, votes and matches exchange registers; memory is ordered by bar.warp.sync alone.
             Op::Shfl { mode, predicate } => {
                 let members = *self.row(i.rows[5]);
                 self.members(&members, mask)?;
@@ -334,7 +339,6 @@ impl Warp {
                 if predicate {
                     self.set_pred(i.rows[1], inside, mask);
                 }
-                self.sync = self.sync.wrapping_add(1);
                 Ok(())
             }
             Op::Vote(vote) => self.vote(vote, i, mask),
@@ -343,7 +347,6 @@ impl Warp {
                 self.members(&members, mask)?;
                 let value = shuffle::match_any(self.row(i.rows[1]), &members, mask);
                 put(&mut self.regs, i.rows[0], &value, mask);
-                self.sync = self.sync.wrapping_add(1);
                 Ok(())
             }
             Op::WarpSync => {
@@ -480,7 +483,6 @@ impl Warp {
             Vote::All => self.set_pred(i.rows[0], holds(|yes, all| yes == all), mask),
             Vote::Uni => self.set_pred(i.rows[0], holds(|yes, all| yes == all || yes == 0), mask),
         }
-        self.sync = self.sync.wrapping_add(1);
         Ok(())
     }
 

@@ -1,4 +1,7 @@
 //! The C functions, as a program calls them. One test: the driver is one for the whole process.
+//!
+//! # Safety
+//! Pointers are to locals that outlive the calls.
 
 mod support;
 use std::ffi::{CStr, CString, c_void};

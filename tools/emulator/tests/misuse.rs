@@ -193,3 +193,21 @@ fn modules_that_are_refused() {
     assert!(refused(&kernel(".reg .b32 %many<99999999999>;", "")).contains("registers"));
     assert!(refused("").contains(".version"));
 }
+
+#[test]
+fn an_endless_loop() {
+    expect(fails("", "$l:\nadd.u32 %r0, %r0, 1;\nbra.uni $l;", 32), Kind::LaunchFailed, "an endless loop?");
+}
+
+#[test]
+fn a_shuffle_orders_no_memory() {
+    let exchange = |between: &str| {
+        format!(
+            "shl.b32 %r3, %t, 2;\nmov.u32 %r4, buffer;\nadd.u32 %r3, %r3, %r4;\nst.shared.u32 [%r3], %t;\n{between}\n\
+             xor.b32 %r5, %t, 1;\nshl.b32 %r5, %r5, 2;\nadd.u32 %r5, %r5, %r4;\nld.shared.u32 %r0, [%r5];"
+        )
+    };
+    let shuffled = exchange("shfl.sync.bfly.b32 %r1, %t, 1, 31, -1;");
+    expect(fails(BUFFER, &shuffled, 32), Kind::LaunchFailed, "a race");
+    assert!(run_block(BUFFER, &exchange("bar.warp.sync -1;"), 32, &[0], 32).is_ok());
+}

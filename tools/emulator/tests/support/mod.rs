@@ -21,7 +21,7 @@ pub struct Gpu {
 impl Gpu {
     pub fn new(ptx: &str) -> Gpu {
         let module = parse::module(ptx).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
-        let mut machine = Machine::new(1 << 30, Checks::default());
+        let mut machine = Machine::new(1 << 30, Checks { most_instructions: 50_000_000, ..Checks::default() });
         let module = machine.load(module).expect("load");
         Gpu { machine, module }
     }
