@@ -130,3 +130,28 @@ fn the_program_trains_and_ranks_as_on_the_cpu() {
         }
     }
 }
+
+#[test]
+fn the_gpu_check_rehearses_and_fails_without_a_device() {
+    let emulator = emulator();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gpu-check.json");
+    let check = |library_path: &Path| {
+        let out = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/gpu-check"))
+            .args(["--rehearse", "--binary", env!("CARGO_BIN_EXE_moviola"), "--out"])
+            .arg(&file)
+            .env("LD_LIBRARY_PATH", library_path)
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        (out.status.success(), report, words(&out))
+    };
+    let (passed, report, text) = check(&emulator);
+    assert!(passed && report["passed"] == true, "{text}");
+    assert!(report["steps"]["parity of all ops"]["result"]["checked"].as_u64().unwrap() > 500, "{text}");
+    if list().iter().all(|d| !d.available) {
+        let (passed, report, text) = check(dir.path());
+        assert!(!passed && report["passed"] == false, "{text}");
+        assert!(!report["failures"].as_array().unwrap().is_empty(), "{text}");
+    }
+}
