@@ -23,7 +23,7 @@ struct Size {
     }
 };
 
-// The log-weight of what does not take part, and the bound below which it is taken for that; Masks in ARCHITECTURE.md.
+// The log-weight of what does not take part, and the bound below which it is taken for that; the rules in ARCHITECTURE.md.
 constexpr float FLOOR = -1e30f;
 
 // First index and step of a loop over `n` elements by all threads of a one-dimensional grid.

@@ -3,7 +3,7 @@
 //
 // Floor: 2·m·n·k FLOPs. linear is bound by f32 arithmetic (67 TFLOP/s on an H200); linear_bf16 by what passes from L2
 // to shared memory: a tile reads 512 bytes for 8,192 FLOPs.
-// Layout: a block a tile of 64 x 64; see tile.cuh. 80 and 64 registers, nothing spilled.
+// Layout: a block a tile of 64 x 64; see tile.cuh. Registers stand in ptx/RESOURCES.md; nothing is spilled.
 // Not measured yet; predicted on an H200: 40 TFLOP/s and, with 5.5 TB/s from L2, at most 88 TFLOP/s.
 #include "tile.cuh"
 

@@ -12,7 +12,7 @@
 // eight that write two rows, meet all 32 banks. What lies across needs nothing.
 //
 // Learnt from ptxas (13.0, sm_90): of about 400 instructions a slice and thread 256 multiply. Places that are computed
-// once for all tiles cost 128 registers and spills, computed where they are used 80 (f32) and 64 (bf16) without. An
+// once for all tiles cost 128 registers and spills, computed where they are used at most 80 without. An
 // epilogue of 4 x 4 unrolled activations spills as well; through shared memory it is one loop, and stores whole rows.
 // Not measured yet; predicted on an H200: 60 % of 67 TFLOP/s in f32.
 //

@@ -2,17 +2,21 @@
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 mod common;
+mod devices;
 mod emulation;
 
 use emulation::{emulator, in_emulation, words};
 use moviola::engine::backend::cuda::{Cuda, list};
-use moviola::engine::backend::{DeviceChoice, open};
+use moviola::engine::backend::{Backend, DeviceChoice, open};
 use moviola::engine::check::{self, Way};
-use moviola::engine::op::{Class, OPS, Precision};
-use moviola::engine::scheduler::plan::{Command as Step, Plan};
+use moviola::engine::op::{Class, KernelDef, OPS, Precision, Ptx, read, write};
+use moviola::engine::scheduler::plan::{Command as Step, Plan, RegionBytes};
+use moviola::engine::tensor::Counts;
+use moviola::error::Error;
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 fn gpu() -> Cuda {
     Cuda::open(0, Precision::F32).unwrap()
@@ -48,6 +52,61 @@ fn one_block_does_the_work_of_many() {
 fn products_in_bf16_agree_within_their_rounding() {
     in_emulation("products_in_bf16_agree_within_their_rounding", || {
         common::check_all(&mut Cuda::open(0, Precision::Bf16).unwrap(), Class::Tiny);
+    });
+}
+
+#[test]
+fn slots_in_flight_keep_their_inputs_counts_and_outputs() {
+    in_emulation("slots_in_flight_keep_their_inputs_counts_and_outputs", || {
+        devices::slots_in_flight_keep_their_inputs_counts_and_outputs(&mut gpu())
+    });
+}
+
+#[test]
+fn fills_copies_and_states_carry_over_from_step_to_step() {
+    in_emulation("fills_copies_and_states_carry_over_from_step_to_step", || {
+        devices::fills_copies_and_states_carry_over_from_step_to_step(&mut gpu())
+    });
+}
+
+#[test]
+fn a_read_larger_than_the_staging_buffer_comes_in_pieces() {
+    in_emulation("a_read_larger_than_the_staging_buffer_comes_in_pieces", || {
+        devices::a_read_larger_than_the_staging_buffer_comes_in_pieces(&mut gpu())
+    });
+}
+
+#[test]
+fn transfers_and_submits_outside_of_what_is_loaded_are_errors() {
+    in_emulation("transfers_and_submits_outside_of_what_is_loaded_are_errors", || {
+        devices::transfers_and_submits_outside_of_what_is_loaded_are_errors(&mut gpu())
+    });
+}
+
+static BROKEN_PTX: Ptx = Ptx { family: "broken", text: ".version 7.1\n.target sm_80\n.address_size 64\nnonsense\n" };
+static BROKEN: KernelDef =
+    KernelDef { name: "broken", operands: &[read("x"), write("y")], cpu: None, wgsl: None, cuda: Some(&BROKEN_PTX) };
+
+#[test]
+fn a_family_the_driver_refuses_is_an_error_with_its_log() {
+    in_emulation("a_family_the_driver_refuses_is_an_error_with_its_log", || {
+        let mut gpu = gpu();
+        let good = devices::ragged_plan(&gpu, 8);
+        let mut bad = Plan::clone(&good);
+        for command in &mut bad.commands {
+            if let Step::Launch(l) = command {
+                l.kernel = &BROKEN;
+            }
+        }
+        for _ in 0..2 {
+            let refused = gpu.load(&[Arc::new(bad.clone())], good.bytes, 1).unwrap_err().to_string();
+            assert!(refused.contains("broken.ptx") && refused.contains("nonsense"), "{refused}");
+        }
+        let region = gpu.load(&[], RegionBytes { arena: 1 << 60, ..RegionBytes::default() }, 1);
+        assert!(matches!(region, Err(Error::Memory { needed, .. }) if needed == 1 << 60), "{region:?}");
+        gpu.load(std::slice::from_ref(&good), good.bytes, 1).unwrap();
+        gpu.submit(0, 0, Counts::default()).unwrap();
+        gpu.wait().unwrap();
     });
 }
 

@@ -1,5 +1,5 @@
-//! Breaks the CUDA kernels one instruction at a time and sees that the emulator or the references notice: a barrier, an
-//! asynchronous wait or a bound check taken out of the PTX that ships.
+//! Breaks the CUDA kernels one instruction at a time and sees that the emulator or the references notice: every barrier,
+//! every asynchronous wait, and at least one bound check of each kernel, taken out of the PTX that ships.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
 mod emulation;
@@ -77,6 +77,13 @@ fn is_noticed(samples: &[Sample], precision: Precision, mutant: &'static KernelD
             }
         };
         let verdict = check::run_edited(&mut gpu, sample, Way::Direct, replace);
+        if let Err(e) = &verdict {
+            let text = e.to_string();
+            let caught = ["ILLEGAL_ADDRESS", "MISALIGNED_ADDRESS", "LAUNCH_FAILED", "wrote outside of"]
+                .iter()
+                .any(|c| text.contains(c));
+            assert!(caught, "the mutant never ran: {text}");
+        }
         let tolerance = sample.tolerance.max(precision.tolerance());
         // A NaN is never small enough.
         if !verdict.is_ok_and(|v| v.error <= tolerance) {

@@ -204,7 +204,7 @@ pub fn positions(meta: &Meta, counts: &Counts) -> Vec<usize> {
     at
 }
 
-/// Whether a value stands for minus infinity, see Masks in ARCHITECTURE.md.
+/// Whether a value stands for minus infinity, see the rules in ARCHITECTURE.md.
 fn is_floor(x: f64) -> bool {
     x <= -1e29
 }

@@ -313,7 +313,7 @@ pub enum Gradient {
     None(&'static str),
 }
 
-/// How large a sample is: emulation runs `Tiny`, tests also `Full`, benchmarks `Bench`.
+/// How large a sample is: tests run `Tiny` and `Full`, those that repeat them many times `Tiny` alone, benchmarks `Bench`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Tiny,

@@ -215,10 +215,13 @@ impl Cuda {
         let l = self.loaded()?;
         let have = size(&l.bytes, region);
         let there = matches!(region, Region::State | Region::Arena) || slot < l.slots.len();
-        if there && offset.checked_add(len as u64).is_some_and(|end| end <= have) {
+        let inside = offset.checked_add(len as u64).is_some_and(|end| end <= have);
+        if there && inside && offset.is_multiple_of(4) && len.is_multiple_of(4) {
             return Ok(());
         }
-        let what = format!("{len} bytes at {offset} of slot {slot} must lie within {region:?} with its {have} bytes");
+        let what = format!(
+            "{len} bytes at {offset} of slot {slot} must be whole words within {region:?} with its {have} bytes"
+        );
         Err(Error::shape(&self.name, what))
     }
 
@@ -279,6 +282,10 @@ impl Cuda {
         let Some(l) = self.loaded.as_mut() else { return Ok(()) };
         if region == Region::Out {
             self.download.wait(&l.slots[slot].done)?;
+            // Also where there is nothing to read: a read is what waits for a plan, and what tells of its faults.
+            if data.is_empty() {
+                return l.slots[slot].done.synchronize();
+            }
         }
         let mut at = offset;
         for piece in data.chunks_mut(l.staging_bytes) {
@@ -362,7 +369,10 @@ impl Backend for Cuda {
             cpu::check_plan(plan, bytes)?;
             check_copies(plan)?;
         }
-        let (needed, available) = (bytes.total(slots), self.memory());
+        // A fault of the work before must not pass for a full device.
+        let free = self.context.free_memory().map_err(|f| self.error("before loading plans", f))?;
+        let mine = self.loaded.as_ref().map_or(0, |l| l.bytes.total(l.slots.len()));
+        let (needed, available) = (bytes.total(slots), free.saturating_add(mine));
         if needed > available {
             let fix = "use smaller batches or fewer slots, or another --device".into();
             return Err(Error::Memory { what: format!("the plans on {}", self.name), needed, available, fix });

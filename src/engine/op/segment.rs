@@ -12,7 +12,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Log-weight of a row that does not take part; see Masks in ARCHITECTURE.md.
+/// Log-weight of a row that does not take part; see the rules in ARCHITECTURE.md.
 pub const FLOOR: f32 = -1e30;
 
 /// What becomes of a segment's rows.

@@ -58,6 +58,10 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Something that this back end refuses before the driver is asked.
+    pub fn refusal(what: String) -> Fault {
+        Fault { code: CUresult::CUDA_ERROR_INVALID_VALUE, what }
+    }
     pub fn is_out_of_memory(&self) -> bool {
         self.code == CUresult::CUDA_ERROR_OUT_OF_MEMORY
     }

@@ -15,10 +15,10 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    fn get(&mut self, def: &'static KernelDef, context: &Arc<Context>) -> Result<Option<Arc<Kernel>>, Fault> {
-        let Some(ptx) = def.cuda else { return Ok(None) };
+    fn get(&mut self, def: &'static KernelDef, context: &Arc<Context>) -> Result<Arc<Kernel>, Fault> {
+        let Some(ptx) = def.cuda else { return Err(Fault::refusal(format!("{} has no CUDA kernel", def.name))) };
         if let Some(kernel) = self.kernels.get(&(ptx.family, def.name)) {
-            return Ok(Some(kernel.clone()));
+            return Ok(kernel.clone());
         }
         let module = match self.modules.get(ptx.family) {
             Some(module) => module.clone(),
@@ -31,7 +31,7 @@ impl Kernels {
         };
         let kernel = Arc::new(module.kernel(def.name)?);
         self.kernels.insert((ptx.family, def.name), kernel.clone());
-        Ok(Some(kernel))
+        Ok(kernel)
     }
 }
 
@@ -59,11 +59,7 @@ impl Program {
         let mut steps = Vec::with_capacity(plan.commands.len());
         for command in &plan.commands {
             match command {
-                Command::Launch(l) => {
-                    if let Some(kernel) = kernels.get(l.kernel, context)? {
-                        steps.push(Step::Launch(Launch::new(kernel, l)));
-                    }
-                }
+                Command::Launch(l) => steps.push(Step::Launch(Launch::new(kernels.get(l.kernel, context)?, l)?)),
                 Command::Copy { from, to } => steps.push(Step::Copy { from: *from, to: *to }),
                 Command::Fill { to, value } => steps.push(Step::Fill { to: *to, value: *value }),
             }
@@ -73,13 +69,16 @@ impl Program {
 }
 
 impl Launch {
-    fn new(kernel: Arc<Kernel>, l: &LaunchCommand) -> Launch {
+    fn new(kernel: Arc<Kernel>, l: &LaunchCommand) -> Result<Launch, Fault> {
+        if l.args.len() > MAX_OPERANDS || l.params.words().len() > PARAM_WORDS {
+            return Err(Fault::refusal(format!("{} takes more than {MAX_OPERANDS} operands", l.kernel.name)));
+        }
         let mut params = [0; PARAM_WORDS];
         for (to, word) in params.iter_mut().zip(l.params.words()) {
             *to = *word;
         }
         let operands = l.args.iter().map(|a| a.as_ref().map(|s| (s.region, s.offset))).collect();
-        Launch { kernel, grid: l.groups, operands, params }
+        Ok(Launch { kernel, grid: l.groups, operands, params })
     }
 
     pub fn run(&self, stream: &Stream, base: impl Fn(Region) -> u64, counts: u64) -> Result<(), Fault> {
@@ -87,7 +86,7 @@ impl Launch {
         for (to, operand) in addresses.iter_mut().zip(&self.operands) {
             *to = operand.map_or(0, |(region, offset)| base(region) + offset);
         }
-        let operands = &addresses[..self.operands.len().min(MAX_OPERANDS)];
+        let operands = &addresses[..self.operands.len()];
         stream.launch(&self.kernel, self.grid, &Arguments { operands, counts, params: self.params })
     }
 }
