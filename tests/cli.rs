@@ -221,7 +221,7 @@ fn nonsense_is_answered_with_what_to_do() {
     };
     has(refused(&["train", "--data", at(&nowhere), "--out", at(&out)]), &["nowhere"]);
     has(refused(&["eval", "retrieval", "--model", &world, "--data", &world]), &["config.json", "moviola train"]);
-    has(refused(&["plan", "--device", "tpu"]), &["tpu", "auto, cpu, wgpu"]);
+    has(refused(&["plan", "--device", "tpu"]), &["tpu", "auto, cpu, cuda"]);
     has(refused(&["plan", "--model", "gpt"]), &["gpt", "token-interaction"]);
     let base = ["train", "--data", &world, "--out", at(&out), "--device", "cpu"];
     let with = |tail: &[&str]| refused(&[&base, tail].concat());
