@@ -1,6 +1,7 @@
 //! The kernels for NVIDIA GPUs as they ship: `kernels/*.cu`, compiled by `tools/ptx`.
 
-/// The kernels of one file, as text that every driver since 455 compiles for its device.
+/// The kernels of one file, as text that drivers compile for their device: PTX 7.1, which the assembler of CUDA 12.1
+/// (drivers from 530 on) is seen to take and those from CUDA 11.1 on (455) should.
 #[derive(Debug)]
 pub struct Ptx {
     pub family: &'static str,

@@ -28,7 +28,7 @@ use std::sync::Arc;
 const CAPABILITY: (i32, i32) = (8, 0);
 
 /// What to do where there is no device.
-const NO_DEVICE: &str = "install NVIDIA's driver, 455 or newer; no toolkit is needed. --device wgpu needs none of it";
+const NO_DEVICE: &str = "install NVIDIA's driver, 530 or newer; no toolkit is needed. --device wgpu needs none of it";
 
 /// States, and reads of anything but outputs, travel in pieces of this many bytes.
 const STAGING: u64 = 16 << 20;
@@ -413,7 +413,11 @@ impl Backend for Cuda {
         };
         found.check_counts(&counts)?;
         self.enter("starting a plan")?;
-        self.start(plan, slot, counts).map_err(|f| self.error(format_args!("in plan {}", found.name), f))
+        self.start(plan, slot, counts).map_err(|f| {
+            // What was queued before may still read this slot's pinned memory.
+            let _ = self.synchronize();
+            self.error(format_args!("in plan {}", found.name), f)
+        })
     }
 
     fn wait(&mut self) -> Result<()> {
