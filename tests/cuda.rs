@@ -5,7 +5,7 @@ mod common;
 mod devices;
 mod emulation;
 
-use emulation::{emulator, in_emulation, words};
+use emulation::{emulator, in_emulation, in_emulation_with, words};
 use moviola::engine::backend::cuda::{Cuda, list};
 use moviola::engine::backend::{Backend, DeviceChoice, open};
 use moviola::engine::check::{self, Way};
@@ -80,6 +80,23 @@ fn a_read_larger_than_the_staging_buffer_comes_in_pieces() {
 fn transfers_and_submits_outside_of_what_is_loaded_are_errors() {
     in_emulation("transfers_and_submits_outside_of_what_is_loaded_are_errors", || {
         devices::transfers_and_submits_outside_of_what_is_loaded_are_errors(&mut gpu())
+    });
+}
+
+#[test]
+fn a_slot_is_not_overwritten_while_a_plan_reads_it() {
+    in_emulation("a_slot_is_not_overwritten_while_a_plan_reads_it", || {
+        devices::a_slot_is_not_overwritten_while_a_plan_reads_it(&mut gpu())
+    });
+}
+
+/// The emulator copies as early as the events allow: what they do not hold back is overwritten.
+#[test]
+fn copies_in_haste_change_nothing() {
+    in_emulation_with("copies_in_haste_change_nothing", &[("MOVIOLA_EMULATOR_HASTY_COPIES", "1")], || {
+        devices::a_slot_is_not_overwritten_while_a_plan_reads_it(&mut gpu());
+        devices::slots_in_flight_keep_their_inputs_counts_and_outputs(&mut gpu());
+        devices::fills_copies_and_states_carry_over_from_step_to_step(&mut gpu());
     });
 }
 

@@ -71,6 +71,11 @@ fn transfers_and_submits_outside_of_what_is_loaded_are_errors() {
 }
 
 #[test]
+fn a_slot_is_not_overwritten_while_a_plan_reads_it() {
+    devices::a_slot_is_not_overwritten_while_a_plan_reads_it(&mut gpu());
+}
+
+#[test]
 fn what_is_too_large_is_refused_before_it_is_allocated() {
     let mut gpu = gpu();
     let region = gpu.load(&[], RegionBytes { arena: 1 << 60, ..RegionBytes::default() }, 1);

@@ -139,3 +139,27 @@ pub fn transfers_and_submits_outside_of_what_is_loaded_are_errors(gpu: &mut dyn 
     gpu.submit(0, 1, Counts::default().with(Axis(0), 50)).unwrap();
     gpu.wait().unwrap();
 }
+
+/// Nobody waits between a plan and the next batch in its slot: the upload has to.
+pub fn a_slot_is_not_overwritten_while_a_plan_reads_it(gpu: &mut dyn Backend) {
+    let mut g = Graph::new();
+    let meta = Meta::f32(&[Dim::Fixed(100)]).unwrap();
+    let total = g.state("total", meta.clone());
+    let x = g.input("x", meta);
+    let sum = g.apply(Binary { kind: BinaryKind::Add }, &[total, x]).unwrap();
+    g.assign(total, sum).unwrap();
+    let layout = StateLayout::of([&g]).unwrap();
+    let plan = Arc::new(plan("sum", &g, &layout, &gpu.ctx()).unwrap());
+    gpu.load(std::slice::from_ref(&plan), plan.bytes, 2).unwrap();
+    gpu.write(Region::State, 0, 0, bytemuck::cast_slice(&vec![0f32; (layout.bytes / 4) as usize])).unwrap();
+    let seed = seed();
+    let mut wanted = vec![0f32; 100];
+    for batch in 0..6u64 {
+        let x = values(seed, batch, 100);
+        gpu.write(Region::In, batch as usize % 2, plan.inputs[0].span.offset, bytemuck::cast_slice(&x)).unwrap();
+        gpu.submit(0, batch as usize % 2, Counts::default()).unwrap();
+        wanted.iter_mut().zip(&x).for_each(|(w, x)| *w += x);
+    }
+    let total = layout.find("total").unwrap().span.offset;
+    assert_eq!(read_f32(gpu, Region::State, 0, total, 100), wanted);
+}

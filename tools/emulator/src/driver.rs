@@ -56,6 +56,7 @@ fn new_machine() -> Machine {
     let checks = Checks {
         shared_races: on("MOVIOLA_EMULATOR_SHARED_RACES"),
         global_races: on("MOVIOLA_EMULATOR_GLOBAL_RACES"),
+        hasty_copies: setting("MOVIOLA_EMULATOR_HASTY_COPIES").is_some_and(|n| n > 0),
         most_instructions: setting("MOVIOLA_EMULATOR_INSTRUCTIONS").unwrap_or(MOST_INSTRUCTIONS),
     };
     Machine::new(total_memory(), checks)

@@ -30,13 +30,15 @@ pub const MOST_INSTRUCTIONS: u64 = 20_000_000_000;
 pub struct Checks {
     pub shared_races: bool,
     pub global_races: bool,
+    /// Copies happen as early as nothing forbids, instead of as late.
+    pub hasty_copies: bool,
     /// Most thread-instructions of one warp; what runs longer is taken for an endless loop.
     pub most_instructions: u64,
 }
 
 impl Default for Checks {
     fn default() -> Checks {
-        Checks { shared_races: true, global_races: true, most_instructions: MOST_INSTRUCTIONS }
+        Checks { shared_races: true, global_races: true, hasty_copies: false, most_instructions: MOST_INSTRUCTIONS }
     }
 }
 

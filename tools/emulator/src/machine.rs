@@ -207,7 +207,27 @@ impl Machine {
         to.touched = clock;
         to.queue.extend(waits);
         to.queue.push_back(command);
-        Ok(to.end())
+        let end = to.end();
+        if self.checks.hasty_copies {
+            self.hurry()?;
+        }
+        Ok(end)
+    }
+
+    /// Lets every copy happen that stands before no kernel and waits for nothing that is still to come.
+    fn hurry(&mut self) -> Outcome {
+        loop {
+            let ready = |s: &Stream| match s.queue.front() {
+                None | Some(Command::Launch { .. }) => false,
+                Some(Command::Wait { stream, position }) => {
+                    self.streams.get(stream).is_none_or(|of| of.done >= *position)
+                }
+                Some(_) => true,
+            };
+            let Some((&stream, s)) = self.streams.iter().find(|(_, s)| ready(s)) else { return Ok(()) };
+            let next = s.done + 1;
+            self.run_until(stream, next)?;
+        }
     }
 
     /// Lets everything happen that was asked of a stream before `position`.

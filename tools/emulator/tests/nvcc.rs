@@ -15,7 +15,8 @@ fn random(count: usize, scale: f32) -> Vec<u32> {
 }
 
 fn close(got: f32, want: f64, what: &str) {
-    let error = (f64::from(got) - want).abs() / (1e-3 + want.abs());
+    // Some of the functions are sums that cancel.
+    let error = (f64::from(got) - want).abs() / (1e-2 + want.abs());
     assert!(error < 2e-5, "{what}: {got} instead of {want}");
 }
 
