@@ -152,15 +152,6 @@ impl Loaded {
     }
 }
 
-fn size(bytes: &RegionBytes, region: Region) -> u64 {
-    match region {
-        Region::State => bytes.state,
-        Region::Arena => bytes.arena,
-        Region::In => bytes.input,
-        Region::Out => bytes.output,
-    }
-}
-
 impl Cuda {
     /// Opens device number `ordinal` of [`list`].
     ///
@@ -206,6 +197,12 @@ impl Cuda {
         Error::device(&self.name, format!("{} {doing}", fault.what), fix)
     }
 
+    /// Bytes that plans may take: what is loaded goes before anything new is taken.
+    fn available(&self) -> Result<u64, Fault> {
+        let mine = self.loaded.as_ref().map_or(0, |l| l.bytes.total(l.slots.len()));
+        Ok(self.context.free_memory()?.saturating_add(mine))
+    }
+
     fn loaded(&self) -> Result<&Loaded> {
         self.loaded.as_ref().ok_or_else(|| Error::device(&self.name, "has no plans", "load plans first"))
     }
@@ -213,7 +210,7 @@ impl Cuda {
     /// Proves that a transfer lies within what is loaded.
     fn expect_inside(&self, region: Region, slot: usize, offset: u64, len: usize) -> Result<()> {
         let l = self.loaded()?;
-        let have = size(&l.bytes, region);
+        let have = l.bytes.of(region);
         let there = matches!(region, Region::State | Region::Arena) || slot < l.slots.len();
         let inside = offset.checked_add(len as u64).is_some_and(|end| end <= have);
         if there && inside && offset.is_multiple_of(4) && len.is_multiple_of(4) {
@@ -356,9 +353,7 @@ impl Backend for Cuda {
     }
 
     fn memory(&self) -> u64 {
-        // What is loaded goes before anything new is taken.
-        let mine = self.loaded.as_ref().map_or(0, |l| l.bytes.total(l.slots.len()));
-        self.context.free_memory().map_or(0, |free| free.saturating_add(mine))
+        self.available().unwrap_or(0)
     }
 
     fn load(&mut self, plans: &[Arc<Plan>], bytes: RegionBytes, slots: usize) -> Result<()> {
@@ -370,9 +365,8 @@ impl Backend for Cuda {
             check_copies(plan)?;
         }
         // A fault of the work before must not pass for a full device.
-        let free = self.context.free_memory().map_err(|f| self.error("before loading plans", f))?;
-        let mine = self.loaded.as_ref().map_or(0, |l| l.bytes.total(l.slots.len()));
-        let (needed, available) = (bytes.total(slots), free.saturating_add(mine));
+        let available = self.available().map_err(|f| self.error("before loading plans", f))?;
+        let needed = bytes.total(slots);
         if needed > available {
             let fix = "use smaller batches or fewer slots, or another --device".into();
             return Err(Error::Memory { what: format!("the plans on {}", self.name), needed, available, fix });

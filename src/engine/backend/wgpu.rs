@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
-use windows::{BindingLimits, region_bytes};
+use windows::BindingLimits;
 
 static COPY: KernelDef = KernelDef {
     name: "copy",
@@ -154,7 +154,7 @@ impl Gpu {
     /// Refuses before anything is allocated.
     fn admit(&self, bytes: RegionBytes, slots: usize) -> Result<()> {
         for region in [Region::State, Region::Arena, Region::In, Region::Out] {
-            let needed = region_bytes(&bytes, region);
+            let needed = bytes.of(region);
             if needed > self.limits.max_buffer_size {
                 return Err(Error::Memory {
                     what: format!("region {region:?}, one buffer of {},", self.name()),
@@ -219,7 +219,7 @@ impl Gpu {
 
     /// The buffer of a region, after proving that a transfer lies within it.
     fn target<'a>(&self, l: &'a Loaded, region: Region, slot: usize, offset: u64, len: usize) -> Result<&'a Buffer> {
-        let have = region_bytes(&l.bytes, region);
+        let have = l.bytes.of(region);
         let there = matches!(region, Region::State | Region::Arena) || slot < l.counts.len();
         let inside = offset.checked_add(len as u64).is_some_and(|end| end <= have);
         if !there || !inside || !offset.is_multiple_of(4) || !len.is_multiple_of(4) {

@@ -28,6 +28,14 @@ pub struct RegionBytes {
 }
 
 impl RegionBytes {
+    pub fn of(&self, region: Region) -> u64 {
+        match region {
+            Region::State => self.state,
+            Region::Arena => self.arena,
+            Region::In => self.input,
+            Region::Out => self.output,
+        }
+    }
     /// What holds each of two plans.
     pub fn max(self, o: RegionBytes) -> RegionBytes {
         RegionBytes {

@@ -122,12 +122,6 @@ fn overwritten(l: &LaunchCommand, i: usize) -> bool {
 
 /// Proves what [`Memory::args`] relies on.
 pub fn check(plan: &Plan, bytes: RegionBytes) -> Result<()> {
-    let size = |r: Region| match r {
-        Region::State => bytes.state,
-        Region::Arena => bytes.arena,
-        Region::In => bytes.input,
-        Region::Out => bytes.output,
-    };
     let bad = |what: String| Err(Error::shape(format!("plan {}", plan.name), what));
     for command in &plan.commands {
         let spans: Vec<Span> = match command {
@@ -138,7 +132,7 @@ pub fn check(plan: &Plan, bytes: RegionBytes) -> Result<()> {
         };
         // A gap of a pack begins where a part ends, at any element; everything else is a tensor.
         let unit = if matches!(command, Command::Fill { .. }) { 4 } else { ALIGN };
-        if let Some(s) = spans.iter().find(|s| s.offset % unit != 0 || s.offset + s.bytes > size(s.region)) {
+        if let Some(s) = spans.iter().find(|s| s.offset % unit != 0 || s.offset + s.bytes > bytes.of(s.region)) {
             return bad(format!("{s:?} is unaligned or outside of its region"));
         }
         let Command::Launch(l) = command else { continue };

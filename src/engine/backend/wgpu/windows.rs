@@ -50,15 +50,6 @@ pub struct BindingLimits {
     pub count: usize,
 }
 
-pub fn region_bytes(bytes: &RegionBytes, region: Region) -> u64 {
-    match region {
-        Region::State => bytes.state,
-        Region::Arena => bytes.arena,
-        Region::In => bytes.input,
-        Region::Out => bytes.output,
-    }
-}
-
 /// Covers the arguments of a launch of `kernel` with as few windows as they need.
 ///
 /// # Errors
@@ -76,7 +67,7 @@ pub fn cover(
             .filter_map(|(i, a)| a.filter(|s| s.region == region && s.bytes > 0).map(|s| (i, s)))
             .collect();
         here.sort_by_key(|(_, s)| (s.offset, s.bytes));
-        let whole = region_bytes(bytes, region);
+        let whole = bytes.of(region);
         let first = b.windows.len();
         for (i, span) in here {
             // What is filled may begin at any element; a binding may not.
