@@ -2,18 +2,24 @@
 //! pair; training, indexing and scoring are made from these three.
 
 pub mod batch;
+pub mod cba;
 pub mod folder;
 pub mod mean_pool;
 pub mod parameters;
+pub mod perturb;
 pub mod plans;
 pub mod rows;
 pub mod scorer;
 pub mod tiles;
 pub mod token_interaction;
+pub mod views;
 
 use crate::engine::graph::{Graph, Value};
+use crate::engine::op::contrast::Contrast;
+use crate::engine::tensor::Meta;
 use crate::error::{Error, Result};
-use batch::{TextInputs, VideoInputs};
+use batch::{Capacity, TextInputs, VideoInputs};
+use cba::CbaConfig;
 use parameters::{Parameters, Weights};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +27,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// `mean-pool` or `token-interaction`.
+    /// One of [`MODELS`].
     pub model: String,
     /// Width of the word tokens that come in.
     pub text_dim: usize,
@@ -37,6 +43,9 @@ pub struct Config {
     pub temperature: f32,
     /// Temperature τ_ρ of the relevance of frames to the sentence.
     pub relevance_temperature: f32,
+    /// What only CBA has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cba: Option<CbaConfig>,
 }
 
 impl Default for Config {
@@ -50,6 +59,7 @@ impl Default for Config {
             max_frames: 64,
             temperature: 0.05,
             relevance_temperature: 0.1,
+            cba: None,
         }
     }
 }
@@ -78,7 +88,12 @@ impl Config {
                 return Err(Error::config(key, format!("is {value}"), "use a number from 0.005 to 10"));
             }
         }
-        Ok(())
+        self.cba.as_ref().map_or(Ok(()), |cba| cba.check(self.dim))
+    }
+
+    /// Whether a batch says when frames are seen and where words stand.
+    pub fn positions(&self) -> bool {
+        self.cba.as_ref().is_some_and(|cba| cba.trunk.positions)
     }
 }
 
@@ -101,6 +116,69 @@ pub trait Model: Send + Sync {
     /// Similarity of every word token to every frame token `[ΣL, ΣT]`, and the relevance of frames to texts `[N, ΣT]`,
     /// where the model has them: what `explain` shows.
     fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Option<Evidence>>;
+
+    /// What a training batch is judged by; text i belongs to video i.
+    fn losses(&self, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Vec<Term>> {
+        let text_tensors = self.text(g, w, &batch.text)?;
+        let video_tensors = self.video(g, w, &batch.video)?;
+        let text = TextSide { inputs: &batch.text, tensors: &text_tensors };
+        let video = VideoSide { inputs: &batch.video, tensors: &video_tensors };
+        let scores = self.scores(g, &text, &video)?;
+        Ok(vec![Term { name: "contrast", value: batch.contrast(g, scores, w.get("log_scale")?)?, weight: 1.0 }])
+    }
+
+    /// The forms that a step can take in the course of a run, and from which share of the steps each holds; the first
+    /// from 0.
+    fn stages(&self) -> Vec<(f32, Stage)> {
+        vec![(0.0, Stage::default())]
+    }
+}
+
+/// What changes the graph of a training step within a run.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stage {
+    /// Projections are rounded as int8 rounds them.
+    pub quantised: bool,
+}
+
+/// A training batch in a graph.
+pub struct Batch {
+    pub text: TextInputs,
+    pub video: VideoInputs,
+    /// u32 `[N]`: pairs with the same key are no negatives of each other.
+    pub video_key: Value,
+    pub caption_key: Value,
+    pub stage: Stage,
+}
+
+impl Batch {
+    pub fn declare(g: &mut Graph, capacity: Capacity, config: &Config, stage: Stage) -> Result<Batch> {
+        let text = TextInputs::declare(g, capacity, config)?;
+        let video = VideoInputs::declare(g, capacity, config)?;
+        let video_key = g.input("video_key", Meta::u32(&[capacity.texts_dim()])?);
+        let caption_key = g.input("caption_key", Meta::u32(&[capacity.texts_dim()])?);
+        Ok(Batch { text, video, video_key, caption_key, stage })
+    }
+
+    /// Symmetric InfoNCE of `scores [N, M]`.
+    pub fn contrast(&self, g: &mut Graph, scores: Value, log_scale: Value) -> Result<Value> {
+        self.weighted_contrast(g, scores, log_scale, Value::ABSENT)
+    }
+
+    /// The same with logarithms of the negatives' weights `[N, M]`.
+    pub fn weighted_contrast(&self, g: &mut Graph, scores: Value, log_scale: Value, weights: Value) -> Result<Value> {
+        g.apply(Contrast, &[scores, log_scale, self.video_key, self.caption_key, weights])
+    }
+}
+
+/// One term of a loss.
+#[derive(Copy, Clone, Debug)]
+pub struct Term {
+    pub name: &'static str,
+    /// `[1]`
+    pub value: Value,
+    /// Its factor; 0 for what is only logged.
+    pub weight: f32,
 }
 
 /// A text batch: how its tokens lie, and what [`Model::text`] made of them.
@@ -126,14 +204,22 @@ pub struct Evidence {
 }
 
 /// The names that `--model` takes.
-pub const MODELS: &[&str] = &["mean-pool", "token-interaction"];
+pub const MODELS: &[&str] = &["mean-pool", "token-interaction", "cba"];
 
 /// Makes a model from its configuration.
 pub fn build(config: &Config) -> Result<Box<dyn Model>> {
+    let mut config = config.clone();
+    if config.model == "cba" {
+        config.cba.get_or_insert_default();
+    } else if config.cba.is_some() {
+        let fix = "take out routing, counterfactual, temporal, trunk and quantisation, or use --model cba";
+        return Err(Error::config("model", format!("{} has none of cba's modules", config.model), fix));
+    }
     config.check()?;
     match config.model.as_str() {
-        "mean-pool" => Ok(Box::new(mean_pool::MeanPool::new(config.clone()))),
-        "token-interaction" => Ok(Box::new(token_interaction::TokenInteraction::new(config.clone()))),
+        "mean-pool" => Ok(Box::new(mean_pool::MeanPool::new(config))),
+        "token-interaction" => Ok(Box::new(token_interaction::TokenInteraction::new(config))),
+        "cba" => Ok(Box::new(cba::Cba::new(config))),
         other => {
             let fix = format!("use one of {}", MODELS.join(", "));
             Err(Error::config("model", format!("there is no model {other:?}"), fix))

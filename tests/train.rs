@@ -43,7 +43,7 @@ fn cpu(threads: usize) -> Box<dyn Backend> {
 }
 
 fn run<'a>(out: &'a Path, config: &'a Config, options: &'a TrainOptions, data: &'a Splits) -> Run<'a> {
-    Run { out, config, options, train: &data.train, val: Some(&data.val), resume: false }
+    Run { out, config, options, train: &data.train, val: Some(&data.val), resume: false, foreground: None }
 }
 
 /// Trains until the end, or until step `stop_at` was reported; returns whether it finished.

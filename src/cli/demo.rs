@@ -74,7 +74,7 @@ impl Demo {
                 ..Config::default()
             };
             let run =
-                Run { out: &out, config: &config, options: &options, train: &train, val: Some(&val), resume: false };
+                Run { out: &out, config: &config, options: &options, train: &train, val: Some(&val), resume: false, foreground: None };
             let summary = train_model(common, &run)?;
             if summary.stopped_early {
                 return Err(Error::Stopped);

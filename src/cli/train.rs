@@ -5,7 +5,9 @@ use super::{Common, STOP, device, output, progress};
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::eval::file;
-use crate::models::{Config, rows::TextRows};
+use crate::models::cba::CbaConfig;
+use crate::models::cba::config::{Counterfactual, Quantisation, Routing, Temporal, Trunk};
+use crate::models::{Config, build, rows::TextRows};
 use crate::picture::Curves;
 use crate::train::log::{Line, Log};
 use crate::train::{Event, Run, Summary, TrainOptions, Trainer};
@@ -19,24 +21,36 @@ use std::path::{Path, PathBuf};
 Examples:
   moviola train --data world --model token-interaction --out run
   moviola train --data msrvtt --config wti.toml --set train.epochs=10 --out run
+  moviola train --data world --model cba --set routing.mode=topk-token --set routing.experts=8 --out run
+  moviola train --data world --model cba --ablate counterfactual,temporal --out run
   moviola train --data world --out run --resume
 
-A configuration file has two tables; every key can be left out:
+A configuration file has tables; every key can be left out:
   [model]                      [train]
-  model = \"token-interaction\"  epochs = 5
+  model = \"cba\"                epochs = 5
   dim = 512                    batch = 128
   max_words = 32               learning_rate = 0.001
-  max_frames = 64              seed = 1")]
+  max_frames = 64              seed = 1
+and, for cba:
+  [trunk]           layers heads expansion positions motion pooled
+  [routing]         mode = \"off|dense|soft|topk-query|topk-token\"  experts slots rank sharing router
+                    balance z decorrelation noise
+  [counterfactual]  uniform swap margin hard_negatives foreground
+  [temporal]        consistency augment order drop jitter slowest fastest
+  [quantisation]    int8 from")]
 pub struct Train {
     #[command(flatten)]
     data: DataArgs,
     /// Folder for the model, its log and its checkpoints.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// mean-pool or token-interaction.
+    /// mean-pool, token-interaction or cba.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// TOML file with the tables [model] and [train].
+    /// Modules of cba to leave out: routing, counterfactual, temporal.
+    #[arg(long, value_name = "MODULES", value_delimiter = ',')]
+    ablate: Vec<String>,
+    /// TOML file with the tables below.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// One setting, e.g. --set train.epochs=10; goes before the file.
@@ -47,12 +61,17 @@ pub struct Train {
     resume: bool,
 }
 
-/// The two tables of a configuration.
+/// The tables of a configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
     pub model: toml::Table,
     pub train: TrainOptions,
+    trunk: Option<Trunk>,
+    routing: Option<Routing>,
+    counterfactual: Option<Counterfactual>,
+    temporal: Option<Temporal>,
+    quantisation: Option<Quantisation>,
 }
 
 /// A configuration is a page of text; more is not one.
@@ -82,7 +101,7 @@ impl RunConfig {
     }
 
     /// The model's configuration, completed by what the data say.
-    pub fn model(&self, data: &Dataset) -> Result<Config> {
+    pub fn model(&self, data: &Dataset, ablate: &[String]) -> Result<Config> {
         let mut table = self.model.clone();
         let mut fill = |key: &str, value: usize| {
             table.entry(key).or_insert(toml::Value::Integer(value as i64));
@@ -92,12 +111,39 @@ impl RunConfig {
         let mut whole = toml::Table::try_from(Config::default())
             .map_err(|e| Error::config("[model]", e.to_string(), "report it"))?;
         whole.extend(table);
-        let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
+        let mut config: Config = whole.try_into().map_err(|e: toml::de::Error| {
             Error::config("[model]", e.to_string().trim().to_string(), "see `moviola train --help` for the keys")
         })?;
-        config.check()?;
+        config.cba = self.cba(&config, ablate)?;
+        build(&config)?;
         TextRows::new(&*data.texts, &config)?;
         Ok(config)
+    }
+
+    /// The tables of CBA, where it is the model or they are given.
+    fn cba(&self, config: &Config, ablate: &[String]) -> Result<Option<CbaConfig>> {
+        let given = CbaConfig {
+            trunk: self.trunk.clone().unwrap_or_default(),
+            routing: self.routing.clone().unwrap_or_default(),
+            counterfactual: self.counterfactual.clone().unwrap_or_default(),
+            temporal: self.temporal.clone().unwrap_or_default(),
+            quantisation: self.quantisation.clone().unwrap_or_default(),
+        };
+        let tables = [
+            self.trunk.is_some(),
+            self.routing.is_some(),
+            self.counterfactual.is_some(),
+            self.temporal.is_some(),
+            self.quantisation.is_some(),
+        ];
+        if config.model != "cba" && !tables.contains(&true) && ablate.is_empty() {
+            return Ok(None);
+        }
+        let mut cba = given;
+        for module in ablate {
+            cba.ablate(module)?;
+        }
+        Ok(Some(cba))
     }
 }
 
@@ -124,7 +170,7 @@ impl Train {
         }
         let train = self.data.open(Split::Train)?;
         let val = self.data.open_if_there(Split::Val)?;
-        let model = config.model(&train)?;
+        let model = config.model(&train, &self.ablate)?;
         let run = Run {
             out: &self.out,
             config: &model,
@@ -132,6 +178,7 @@ impl Train {
             train: &train,
             val: val.as_ref(),
             resume: self.resume,
+            foreground: None,
         };
         let summary = train_model(common, &run)?;
         output::result(common, &summary, || told(&summary))

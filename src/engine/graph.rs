@@ -219,17 +219,17 @@ impl Graph {
     }
 }
 
-/// Whether two shapes describe the same elements at the same places: only the first dimension may be ragged, and then
-/// it is the same in both.
+/// Whether two shapes describe the same elements at the same places: they differ in leading ones only, or only the
+/// first dimension is ragged and the same in both.
 pub(super) fn same_memory(a: &Meta, b: &Meta) -> bool {
+    if a.is_absent() || b.is_absent() || a.dtype() != b.dtype() {
+        return false;
+    }
+    let ones = |m: &Meta| m.dims().iter().take_while(|d| **d == Dim::Fixed(1)).count();
     let ragged = |m: &Meta| m.dims().first().copied().filter(|d| matches!(d, Dim::Ragged(..)));
     let rest_fixed = |m: &Meta| m.dims().iter().skip(1).all(|d| matches!(d, Dim::Fixed(_)));
-    a.dtype() == b.dtype()
-        && a.elements() == b.elements()
-        && ragged(a) == ragged(b)
-        && rest_fixed(a)
-        && rest_fixed(b)
-        && !a.is_absent()
+    let fixed = a.elements() == b.elements() && ragged(a) == ragged(b) && rest_fixed(a) && rest_fixed(b);
+    fixed || a.dims()[ones(a)..] == b.dims()[ones(b)..]
 }
 
 fn name(v: Value) -> String {

@@ -3,6 +3,7 @@
 use crate::engine::graph::{Graph, Value};
 use crate::engine::scheduler::executor::SlotWriter;
 use crate::engine::tensor::{Axis, Dim, Meta};
+use super::Config;
 use crate::error::{Error, Result};
 
 /// Rows of frame tokens.
@@ -11,6 +12,8 @@ pub const FRAMES: Axis = Axis(0);
 pub const WORDS: Axis = Axis(1);
 pub const VIDEOS: Axis = Axis(2);
 pub const TEXTS: Axis = Axis(3);
+/// Rows of frame tokens of perturbed videos.
+pub const PERTURBED: Axis = Axis(4);
 
 /// Capacities of a plan's batches.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,15 @@ impl Capacity {
     pub fn frames_dim(&self) -> Dim {
         Dim::Ragged(FRAMES, self.frames)
     }
+    /// Frame rows after a perturbation that makes videos at most `fastest` times as long.
+    pub fn perturbed_dim(&self, fastest: f32) -> Dim {
+        Dim::Ragged(PERTURBED, stretched(self.frames, fastest) + self.videos)
+    }
+}
+
+/// Rows of a video of `frames` rows that was made at most `fastest` times as long; rounding may add one.
+pub fn stretched(frames: usize, fastest: f32) -> usize {
+    (frames as f64 * f64::from(fastest)).ceil() as usize + 1
 }
 
 /// The text side of a batch in a graph.
@@ -45,14 +57,18 @@ pub struct TextInputs {
     pub words: Value,
     /// u32 `[N, 2]`
     pub segments: Value,
+    /// `[ΣL, 2·WAVES]`: where in its text a word stands, as [`waves`]; absent where the model does not ask.
+    pub places: Value,
     pub capacity: Capacity,
 }
 
 impl TextInputs {
-    pub fn declare(g: &mut Graph, capacity: Capacity, dim: usize) -> Result<TextInputs> {
+    pub fn declare(g: &mut Graph, capacity: Capacity, config: &Config) -> Result<TextInputs> {
+        let rows = capacity.words_dim();
         Ok(TextInputs {
-            words: g.input("words", Meta::f32(&[capacity.words_dim(), Dim::Fixed(dim)])?),
+            words: g.input("words", Meta::f32(&[rows, Dim::Fixed(config.text_dim)])?),
             segments: g.input("word_segments", Meta::u32(&[capacity.texts_dim(), Dim::Fixed(2)])?),
+            places: if config.positions() { waves_input(g, "word_places", rows)? } else { Value::ABSENT },
             capacity,
         })
     }
@@ -65,16 +81,44 @@ pub struct VideoInputs {
     pub frames: Value,
     /// u32 `[M, 2]`
     pub segments: Value,
+    /// `[ΣT, 2·WAVES]`: when a frame is seen, as [`waves`]; absent where the model does not ask.
+    pub times: Value,
     pub capacity: Capacity,
 }
 
 impl VideoInputs {
-    pub fn declare(g: &mut Graph, capacity: Capacity, dim: usize) -> Result<VideoInputs> {
+    pub fn declare(g: &mut Graph, capacity: Capacity, config: &Config) -> Result<VideoInputs> {
+        let rows = capacity.frames_dim();
         Ok(VideoInputs {
-            frames: g.input("frames", Meta::f32(&[capacity.frames_dim(), Dim::Fixed(dim)])?),
+            frames: g.input("frames", Meta::f32(&[rows, Dim::Fixed(config.video_dim)])?),
             segments: g.input("frame_segments", Meta::u32(&[capacity.videos_dim(), Dim::Fixed(2)])?),
+            times: if config.positions() { waves_input(g, "frame_times", rows)? } else { Value::ABSENT },
             capacity,
         })
+    }
+}
+
+/// Frequencies of an encoded place.
+pub const WAVES: usize = 10;
+
+pub fn waves_input(g: &mut Graph, name: &str, rows: Dim) -> Result<Value> {
+    Ok(g.input(name, Meta::f32(&[rows, Dim::Fixed(2 * WAVES)])?))
+}
+
+/// Shortest and longest period in seconds for frames, in words for words.
+pub const FRAME_PERIODS: (f64, f64) = (0.5, 600.0);
+const WORD_PERIODS: (f64, f64) = (2.0, 1000.0);
+
+/// Sines, then cosines, of a place on [`WAVES`] periods in geometric steps (Vaswani et al. 2017, section 3.5, here over
+/// seconds). In f64 on the host: at 600 s an f32 sine on a GPU has lost its shortest period.
+pub fn waves(place: f32, (shortest, longest): (f64, f64), out: &mut [f32]) {
+    let (sines, cosines) = out.split_at_mut(out.len() / 2);
+    let step = (longest / shortest).powf(1.0 / (WAVES - 1) as f64);
+    let mut period = shortest;
+    for (sine, cosine) in sines.iter_mut().zip(cosines) {
+        let (s, c) = (std::f64::consts::TAU * f64::from(place) / period).sin_cos();
+        (*sine, *cosine) = (s as f32, c as f32);
+        period *= step;
     }
 }
 
@@ -85,11 +129,14 @@ pub trait Rows {
     /// Writes them, `[rows, dim]`.
     fn write(&self, i: usize, out: &mut [f32]) -> Result<()>;
     fn dim(&self) -> usize;
+    /// Where each row stands: a frame's seconds, a word's number.
+    fn places(&self, i: usize, out: &mut [f32]);
 }
 
 /// Packs texts into a slot.
 pub fn pack_texts(slot: &mut SlotWriter, rows: &dyn Rows, items: &[usize]) -> Result<()> {
     let total = pack(slot, rows, items, "words", "word_segments")?;
+    pack_places(slot, rows, items, "word_places", (WORD_PERIODS, 1))?;
     slot.count(TEXTS, items.len());
     slot.count(WORDS, total);
     Ok(())
@@ -98,8 +145,33 @@ pub fn pack_texts(slot: &mut SlotWriter, rows: &dyn Rows, items: &[usize]) -> Re
 /// Packs videos into a slot.
 pub fn pack_videos(slot: &mut SlotWriter, rows: &dyn Rows, items: &[usize]) -> Result<()> {
     let total = pack(slot, rows, items, "frames", "frame_segments")?;
+    pack_places(slot, rows, items, "frame_times", (FRAME_PERIODS, 0))?;
     slot.count(VIDEOS, items.len());
     slot.count(FRAMES, total);
+    Ok(())
+}
+
+/// The waves of every row, where the plan asks for them; the last `tail` rows of an item stand nowhere and get zeros.
+fn pack_places(
+    slot: &mut SlotWriter,
+    rows: &dyn Rows,
+    items: &[usize],
+    input: &str,
+    (periods, tail): ((f64, f64), usize),
+) -> Result<()> {
+    if !slot.has(input) {
+        return Ok(());
+    }
+    let mut out = slot.f32(input)?.chunks_exact_mut(2 * WAVES);
+    let mut places = vec![];
+    for &i in items {
+        let n = rows.rows(i);
+        places.resize(n, 0.0);
+        rows.places(i, &mut places);
+        for (r, (place, out)) in places.iter().zip(&mut out).enumerate() {
+            if r + tail < n { waves(*place, periods, out) } else { out.fill(0.0) }
+        }
+    }
     Ok(())
 }
 

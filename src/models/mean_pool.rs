@@ -21,7 +21,7 @@ impl MeanPool {
         let mut parameters = Parameters::default();
         parameters.linear("text", config.dim, config.text_dim);
         parameters.linear("video", config.dim, config.video_dim);
-        parameters.log_scale();
+        parameters.log_scale("log_scale");
         MeanPool { config, parameters }
     }
 }

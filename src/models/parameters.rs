@@ -12,6 +12,8 @@ pub enum Init {
     Constant(f32),
     /// Normal with this standard deviation.
     Normal(f32),
+    /// Rows of a convolution over time `[W, D]` that take a frame's predecessor from it.
+    Difference,
 }
 
 /// One learned tensor.
@@ -24,6 +26,8 @@ pub struct Parameter {
     pub decay: bool,
     /// Where values are kept after each step.
     pub range: (f32, f32),
+    /// Factor of the learning rate; 0 for what stays as it was drawn.
+    pub rate: f32,
     /// First element in the flat vector.
     pub offset: u64,
 }
@@ -44,23 +48,32 @@ pub struct Parameters {
 
 impl Parameters {
     pub fn declare(&mut self, name: &str, shape: &[usize], init: Init, decay: bool, range: (f32, f32)) {
-        let p = Parameter { name: name.into(), shape: shape.to_vec(), init, decay, range, offset: self.elements };
+        let p = Parameter { name: name.into(), shape: shape.to_vec(), init, decay, range, rate: 1.0, offset: self.elements };
         self.elements = (p.offset + p.elements() as u64).next_multiple_of(ALIGN_ELEMENTS);
         self.list.push(p);
     }
 
     /// `name.weight [out, in]`, normal with deviation 1/√in, and `name.bias [out]` of zeros.
     pub fn linear(&mut self, name: &str, out: usize, input: usize) {
-        let free = (f32::MIN, f32::MAX);
         let deviation = 1.0 / (input as f32).sqrt();
-        self.declare(&format!("{name}.weight"), &[out, input], Init::Normal(deviation), true, free);
-        self.declare(&format!("{name}.bias"), &[out], Init::Constant(0.0), false, free);
+        self.free(&format!("{name}.weight"), &[out, input], Init::Normal(deviation), true);
+        self.free(&format!("{name}.bias"), &[out], Init::Constant(0.0), false);
     }
 
-    /// The logarithm of the scale of scores in the loss: 1/0.07 at first, at most 100.
-    pub fn log_scale(&mut self) {
+    /// A matrix or a table without a bound.
+    pub fn free(&mut self, name: &str, shape: &[usize], init: Init, decay: bool) {
+        self.declare(name, shape, init, decay, (f32::MIN, f32::MAX));
+    }
+
+    /// The logarithm of the scale of scores in a loss: 1/0.07 at first, at most 100.
+    pub fn log_scale(&mut self, name: &str) {
         let init = Init::Constant((1.0f32 / 0.07).ln());
-        self.declare("log_scale", &[1], init, false, (f32::MIN, 100f32.ln()));
+        self.declare(name, &[1], init, false, (f32::MIN, 100f32.ln()));
+    }
+
+    /// Keeps every parameter whose name begins so as it is drawn.
+    pub fn freeze(&mut self, prefix: &str) {
+        self.list.iter_mut().filter(|p| p.name.starts_with(prefix)).for_each(|p| p.rate = 0.0);
     }
 
     pub fn find(&self, name: &str) -> Option<&Parameter> {
@@ -83,6 +96,13 @@ impl Parameters {
                     let random = Random::new(seed, stream_of(&p.name));
                     values.iter_mut().enumerate().for_each(|(i, x)| *x = deviation * random.normal(i as u64));
                 }
+                Init::Difference => {
+                    let (width, cols) = (p.shape[0], p.shape[1]);
+                    values[(width / 2) * cols..][..cols].fill(1.0);
+                    if width > 1 {
+                        values[(width / 2 - 1) * cols..][..cols].fill(-1.0);
+                    }
+                }
             }
         }
         flat
@@ -92,7 +112,7 @@ impl Parameters {
     pub fn groups(&self, weight_decay: f32) -> (Vec<u32>, Vec<f32>) {
         let ranges = (self.list.iter()).flat_map(|p| [p.offset as u32, (p.offset + p.elements() as u64) as u32]);
         let factors =
-            (self.list.iter()).flat_map(|p| [1.0, if p.decay { weight_decay } else { 0.0 }, p.range.0, p.range.1]);
+            (self.list.iter()).flat_map(|p| [p.rate, if p.decay { weight_decay } else { 0.0 }, p.range.0, p.range.1]);
         (ranges.collect(), factors.collect())
     }
 

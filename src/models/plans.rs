@@ -2,11 +2,11 @@
 
 use super::batch::{Capacity, TextInputs, VideoInputs};
 use super::parameters::Weights;
-use super::{Model, TextSide, VideoSide};
+use super::{Batch, Model, Stage, TextSide, VideoSide};
 use crate::engine::autodiff::backprop;
 use crate::engine::graph::{Graph, Value};
-use crate::engine::op::contrast::Contrast;
 use crate::engine::op::optim::{AdamW, ClipNorm};
+use crate::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 
@@ -26,14 +26,14 @@ impl Default for Optimiser {
     }
 }
 
-/// One training step: symmetric InfoNCE over the scores of a batch, backward, clipped, AdamW.
+/// One training step: the model's losses over a batch, backward, clipped, AdamW.
 ///
 /// Inputs: both sides' tokens and segments, `video_key` and `caption_key` u32 `[N]` (pairs that share one are not
-/// negatives), `scalars [4]` = (learning rate, 1/(1−β₁ᵗ), 1/(1−β₂ᵗ), 0).
-/// Outputs: `loss [1]`, `gradient_norm [1]`.
-pub fn training(model: &dyn Model, capacity: Capacity, optimiser: Optimiser) -> Result<Graph> {
+/// negatives), `scalars [4]` = (learning rate, 1/(1−β₁ᵗ), 1/(1−β₂ᵗ), 0), and what the model's losses declare.
+/// Outputs: `loss [1]`, `gradient_norm [1]`, and each term of the loss under its name if there are several.
+pub fn training(model: &dyn Model, capacity: Capacity, stage: Stage, optimiser: Optimiser) -> Result<Graph> {
     let mut g = Graph::new();
-    let (loss, flat, weights) = loss_and_gradient(&mut g, model, capacity)?;
+    let (terms, flat, weights) = loss_and_gradient(&mut g, model, capacity, stage)?;
     let parameters = model.parameters();
     let clip = g.apply_all(ClipNorm { max_norm: optimiser.max_norm }, &[flat])?;
     let dims = [Dim::Fixed(parameters.elements as usize)];
@@ -48,44 +48,60 @@ pub fn training(model: &dyn Model, capacity: Capacity, optimiser: Optimiser) -> 
     g.assign(weights.flat, new[0])?;
     g.assign(m, new[1])?;
     g.assign(v, new[2])?;
-    g.output("loss", loss);
+    for (name, value) in terms {
+        g.output(name, value);
+    }
     g.output("gradient_norm", clip[1]);
     Ok(g)
 }
 
-/// The loss of a batch whose text i belongs to video i.
-fn batch_loss(g: &mut Graph, model: &dyn Model, capacity: Capacity) -> Result<(Value, Weights)> {
-    let config = model.config();
+/// The losses of a batch: their sum as `loss`, then each term where there are several.
+type Losses = Vec<(&'static str, Value)>;
+
+fn batch_losses(g: &mut Graph, model: &dyn Model, capacity: Capacity, stage: Stage) -> Result<(Losses, Weights)> {
     let weights = model.parameters().weights(g)?;
-    let text = TextInputs::declare(g, capacity, config.text_dim)?;
-    let video = VideoInputs::declare(g, capacity, config.video_dim)?;
-    let text_tensors = model.text(g, &weights, &text)?;
-    let video_tensors = model.video(g, &weights, &video)?;
-    let text_side = TextSide { inputs: &text, tensors: &text_tensors };
-    let video_side = VideoSide { inputs: &video, tensors: &video_tensors };
-    let scores = model.scores(g, &text_side, &video_side)?;
-    let video_key = g.input("video_key", Meta::u32(&[capacity.texts_dim()])?);
-    let caption_key = g.input("caption_key", Meta::u32(&[capacity.texts_dim()])?);
-    let log_scale = weights.get("log_scale")?;
-    let loss = g.apply(Contrast, &[scores, log_scale, video_key, caption_key, Value::ABSENT])?;
-    Ok((loss, weights))
+    let batch = Batch::declare(g, capacity, model.config(), stage)?;
+    let terms = model.losses(g, &weights, &batch)?;
+    let mut total = None;
+    for term in terms.iter().filter(|t| t.weight != 0.0) {
+        let scaled = match term.weight {
+            1.0 => term.value,
+            a => g.apply(Unary { kind: UnaryKind::Affine { a, b: 0.0 } }, &[term.value])?,
+        };
+        total = Some(match total {
+            None => scaled,
+            Some(sum) => g.apply(Binary { kind: BinaryKind::Add }, &[sum, scaled])?,
+        });
+    }
+    let total = total.ok_or_else(|| Error::shape("training", "the model has no loss"))?;
+    let mut losses = vec![("loss", total)];
+    if terms.len() > 1 {
+        losses.extend(terms.iter().map(|t| (t.name, t.value)));
+    }
+    Ok((losses, weights))
 }
 
-/// The loss, its gradient in the layout of the parameters, and the parameters.
-fn loss_and_gradient(g: &mut Graph, model: &dyn Model, capacity: Capacity) -> Result<(Value, Value, Weights)> {
-    let (loss, weights) = batch_loss(g, model, capacity)?;
+/// The losses, the gradient of their sum in the layout of the parameters, and the parameters.
+fn loss_and_gradient(
+    g: &mut Graph,
+    model: &dyn Model,
+    capacity: Capacity,
+    stage: Stage,
+) -> Result<(Losses, Value, Weights)> {
+    let (losses, weights) = batch_losses(g, model, capacity, stage)?;
     let one = g.fill(1.0, &[Dim::Fixed(1)])?;
     // Parameters are views of one flat state, so their gradients come as one pack in the same layout.
-    let grads = backprop(g, &[(loss, one)], &[weights.flat])?;
+    let grads = backprop(g, &[(losses[0].1, one)], &[weights.flat])?;
     let flat = grads[0].ok_or_else(|| Error::shape("training", "the loss depends on no parameter"))?;
-    Ok((loss, flat, weights))
+    Ok((losses, flat, weights))
 }
 
-/// The loss and its gradient without an update, for comparisons of back ends and frameworks. Outputs: `loss [1]` and the flat `gradient`.
+/// The loss and its gradient without an update, for comparisons of back ends and frameworks. Outputs: `loss [1]` and the
+/// flat `gradient`.
 pub fn gradients(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     let mut g = Graph::new();
-    let (loss, flat, _) = loss_and_gradient(&mut g, model, capacity)?;
-    g.output("loss", loss);
+    let (losses, flat, _) = loss_and_gradient(&mut g, model, capacity, Stage::default())?;
+    g.output("loss", losses[0].1);
     g.output("gradient", flat);
     Ok(g)
 }
@@ -94,7 +110,7 @@ pub fn gradients(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
 pub fn fill_gallery(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     let mut g = Graph::new();
     let weights = model.parameters().weights(&mut g)?;
-    let video = VideoInputs::declare(&mut g, capacity, model.config().video_dim)?;
+    let video = VideoInputs::declare(&mut g, capacity, model.config())?;
     let tensors = model.video(&mut g, &weights, &video)?;
     for (i, tensor) in tensors.iter().enumerate() {
         let meta = g.meta(*tensor);
@@ -113,7 +129,7 @@ pub fn fill_gallery(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
 pub fn score_gallery(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     let mut g = Graph::new();
     let weights = model.parameters().weights(&mut g)?;
-    let text = TextInputs::declare(&mut g, capacity, model.config().text_dim)?;
+    let text = TextInputs::declare(&mut g, capacity, model.config())?;
     let text_tensors = model.text(&mut g, &weights, &text)?;
     let (tensors, inputs) = gallery(&mut g, model, capacity)?;
     let text_side = TextSide { inputs: &text, tensors: &text_tensors };
@@ -127,12 +143,12 @@ fn gallery(g: &mut Graph, model: &dyn Model, capacity: Capacity) -> Result<(Vec<
     // A graph nobody runs tells which tensors the model keeps of a video.
     let mut draft = Graph::new();
     let weights = model.parameters().weights(&mut draft)?;
-    let video = VideoInputs::declare(&mut draft, capacity, model.config().video_dim)?;
+    let video = VideoInputs::declare(&mut draft, capacity, model.config())?;
     let kept = model.video(&mut draft, &weights, &video)?;
     let tensors = kept.iter().enumerate().map(|(i, v)| g.state(format!("gallery.{i}"), draft.meta(*v))).collect();
     let segments = g.state("gallery.segments", draft.meta(video.segments));
     // Scores are made from what is kept; the raw frames are gone.
-    Ok((tensors, VideoInputs { frames: Value::ABSENT, segments, capacity }))
+    Ok((tensors, VideoInputs { frames: Value::ABSENT, times: Value::ABSENT, segments, capacity }))
 }
 
 /// One text and one video: `scores [1, 1]` and, where the model has them, `similarity`, `word_log_weights` and
@@ -141,8 +157,8 @@ pub fn evidence(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     let mut g = Graph::new();
     let config = model.config();
     let weights = model.parameters().weights(&mut g)?;
-    let text = TextInputs::declare(&mut g, capacity, config.text_dim)?;
-    let video = VideoInputs::declare(&mut g, capacity, config.video_dim)?;
+    let text = TextInputs::declare(&mut g, capacity, config)?;
+    let video = VideoInputs::declare(&mut g, capacity, config)?;
     let text_tensors = model.text(&mut g, &weights, &text)?;
     let video_tensors = model.video(&mut g, &weights, &video)?;
     let text_side = TextSide { inputs: &text, tensors: &text_tensors };

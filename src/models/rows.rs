@@ -103,6 +103,9 @@ impl Rows for TextRows<'_> {
         }
         Ok(())
     }
+    fn places(&self, _: usize, out: &mut [f32]) {
+        out.iter_mut().enumerate().for_each(|(r, place)| *place = r as f32);
+    }
 }
 
 /// Writes the mean of the first `rows` rows behind them.
@@ -132,5 +135,13 @@ impl Rows for VideoRows<'_> {
                 out[r * dim..][..dim].copy_from_slice(&whole[self.frame(i, r) * dim..][..dim]);
             }
         })
+    }
+    /// Seconds; without timestamps and frame rate a token counts as one second.
+    fn places(&self, i: usize, out: &mut [f32]) {
+        let times = self.source.timestamps(i);
+        for (r, place) in out.iter_mut().enumerate() {
+            let frame = self.frame(i, r);
+            *place = times.as_ref().and_then(|t| t.get(frame).copied()).unwrap_or(frame as f32);
+        }
     }
 }

@@ -27,11 +27,9 @@ impl TokenInteraction {
         let dim = config.dim;
         parameters.linear("text", dim, config.text_dim);
         parameters.linear("video", dim, config.video_dim);
-        for side in ["word_weight", "frame_weight"] {
-            parameters.linear(&format!("{side}.hidden"), dim, dim);
-            parameters.linear(&format!("{side}.out"), 1, dim);
-        }
-        parameters.log_scale();
+        declare_row_weight(&mut parameters, "word_weight", dim);
+        declare_row_weight(&mut parameters, "frame_weight", dim);
+        parameters.log_scale("log_scale");
         TokenInteraction { config, parameters }
     }
 
@@ -53,8 +51,14 @@ impl TokenInteraction {
     }
 }
 
+/// What [`row_weight`] learns.
+pub(super) fn declare_row_weight(parameters: &mut Parameters, name: &str, dim: usize) {
+    parameters.linear(&format!("{name}.hidden"), dim, dim);
+    parameters.linear(&format!("{name}.out"), 1, dim);
+}
+
 /// A weight per row: linear, ReLU, linear, as `[R, 1]`.
-fn row_weight(g: &mut Graph, w: &Weights, name: &str, x: Value) -> Result<Value> {
+pub(super) fn row_weight(g: &mut Graph, w: &Weights, name: &str, x: Value) -> Result<Value> {
     let hidden = project(g, w, &format!("{name}.hidden"), x)?;
     let hidden = g.apply(Unary { kind: UnaryKind::Relu }, &[hidden])?;
     project(g, w, &format!("{name}.out"), hidden)

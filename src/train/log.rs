@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ pub enum Line {
         loss: f32,
         gradient_norm: f32,
         learning_rate: f32,
+        /// Terms of the loss before they are weighted, where there are several.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        terms: BTreeMap<String, f32>,
     },
     Validation {
         step: usize,

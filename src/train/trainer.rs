@@ -17,6 +17,7 @@ use crate::models::batch::{Capacity, Rows, pack_texts, pack_videos};
 use crate::models::plans::{Optimiser, training};
 use crate::models::rows::{TextRows, VideoRows};
 use crate::models::tiles::{self, Side, Tiler};
+use crate::models::views::{Views, pack_views};
 use crate::models::{Config, Model, build, folder};
 use crate::random::Random;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Random stream of the order of pairs in an epoch.
 const ORDER: u64 = 0x6f72_6465_7200;
+/// Random streams of what a step makes of its videos.
+const VIEWS: u64 = 0x7669_6577_0000_0000;
 
 /// What a run tells while it goes on.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ pub struct Run<'a> {
     pub val: Option<&'a Dataset>,
     /// Go on from the newest checkpoint, if there is one.
     pub resume: bool,
+    /// Whether frame t of video v (its position in the source) is foreground: for experiments that know it.
+    pub foreground: Option<&'a (dyn Fn(usize, usize) -> bool + Sync)>,
 }
 
 /// A run that is ready to start: plans made, memory taken, state loaded.
@@ -85,6 +90,7 @@ struct Pairs<'a> {
     videos: VideoRows<'a>,
     video_key: Vec<u32>,
     caption_key: Vec<u32>,
+    foreground: Option<&'a (dyn Fn(usize, usize) -> bool + Sync)>,
 }
 
 impl<'a> Pairs<'a> {
@@ -96,6 +102,7 @@ impl<'a> Pairs<'a> {
             videos: VideoRows::new(&*data.videos, config)?,
             video_key: keys.video,
             caption_key: keys.caption,
+            foreground: None,
         })
     }
 
@@ -144,6 +151,14 @@ impl<'a> Pairs<'a> {
         }
         Ok(())
     }
+
+    /// What a step makes of its videos besides looking at them.
+    fn pack_views(&self, slot: &mut SlotWriter, pairs: &[usize], config: &Config, random: Random) -> Result<()> {
+        let videos: Vec<usize> = pairs.iter().map(|p| self.video(*p)).collect();
+        let captions = pairs.iter().map(|p| self.data.caption(&self.data.pairs[*p])).collect();
+        let views = Views { rows: &self.videos, videos: &videos, captions, foreground: self.foreground };
+        pack_views(slot, config, &views, random)
+    }
 }
 
 impl<'a> Trainer<'a> {
@@ -153,10 +168,10 @@ impl<'a> Trainer<'a> {
     /// When options or data do not fit, when memory does not suffice (before any is taken), or when `out` holds a run
     /// and `resume` is not set.
     pub fn new(run: &Run<'a>, backend: Box<dyn Backend>, mut observe: impl FnMut(Event)) -> Result<Trainer<'a>> {
-        let Run { out, config, options, train, val, resume } = *run;
+        let Run { out, config, options, train, val, resume, foreground } = *run;
         options.check()?;
         let model = build(config)?;
-        let train = Pairs::new(train, config)?;
+        let train = Pairs { foreground, ..Pairs::new(train, config)? };
         let val = val.map(|data| Pairs::new(data, config)).transpose()?;
         if train.data.pairs.len() < 2 {
             let what = format!("has {} pairs", train.data.pairs.len());
@@ -202,6 +217,22 @@ impl<'a> Trainer<'a> {
         self.steps_per_epoch() * self.options.epochs
     }
 
+    /// The first step of each stage.
+    fn stage_begins(&self) -> Vec<usize> {
+        let steps = self.steps() as f64;
+        self.model.stages().iter().map(|(share, _)| (f64::from(*share) * steps).round() as usize).collect()
+    }
+
+    /// The stage that a step belongs to, which is also the place of its plan.
+    fn stage(&self, step: usize) -> usize {
+        self.stage_begins().iter().rposition(|begin| *begin <= step).unwrap_or(0)
+    }
+
+    /// The first step of the next stage.
+    fn stage_end(&self, step: usize) -> usize {
+        self.stage_begins().into_iter().filter(|begin| *begin > step).min().unwrap_or(usize::MAX)
+    }
+
     /// Trains to the end, or until `stop` becomes true: then a checkpoint is written and the summary says so.
     pub fn run(&mut self, stop: &AtomicBool, mut observe: impl FnMut(Event)) -> Result<Summary> {
         let (steps, per_epoch) = (self.steps(), self.steps_per_epoch());
@@ -218,6 +249,7 @@ impl<'a> Trainer<'a> {
             if let Some(every) = Some(self.options.checkpoint_every).filter(|n| *n > 0) {
                 end = end.min((self.state.step / every + 1) * every);
             }
+            end = end.min(self.stage_end(self.state.step));
             final_loss = self.stretch(epoch, end, stop, &mut observe)?.or(final_loss);
             if self.validation_is_due() {
                 self.validate(stop, &mut observe)?;
@@ -244,18 +276,20 @@ impl<'a> Trainer<'a> {
         observe: &mut impl FnMut(Event),
     ) -> Result<Option<f32>> {
         let (steps, per_epoch, options) = (self.steps(), self.steps_per_epoch(), &self.options);
+        let (config, plan) = (self.model.config(), self.stage(self.state.step));
         let order = Random::new(options.seed, ORDER + epoch as u64).permutation(self.train.data.pairs.len());
         let (train, log, state) = (&self.train, &mut self.log, &mut self.state);
         let optimiser = optimiser(options);
         let mut last = None;
         stream(
             &mut self.executor,
-            0,
+            plan,
             state.step..end,
             |step, slot| {
                 let begin = (step - epoch * per_epoch) * options.batch;
                 let batch = &order[begin..(begin + options.batch).min(order.len())];
                 train.pack(slot, batch)?;
+                train.pack_views(slot, batch, config, Random::new(options.seed, VIEWS + *step as u64))?;
                 let t = *step as i32 + 1;
                 let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;
                 let rate = options.learning_rate(*step, steps);
@@ -276,7 +310,9 @@ impl<'a> Trainer<'a> {
                 state.step = step + 1;
                 last = Some(loss);
                 let learning_rate = options.learning_rate(step, steps);
-                let line = Line::Step { step: step + 1, epoch: epoch + 1, loss, gradient_norm, learning_rate };
+                let scalars = outputs.scalars().filter(|(name, _)| !["loss", "gradient_norm"].contains(name));
+                let terms = scalars.map(|(name, value)| (name.to_string(), value)).collect();
+                let line = Line::Step { step: step + 1, epoch: epoch + 1, loss, gradient_norm, learning_rate, terms };
                 log.write(&line)?;
                 observe(Event::Line(&line));
                 Ok(())
@@ -303,7 +339,8 @@ impl<'a> Trainer<'a> {
                 let gallery = val.data.gallery();
                 let texts = Side { rows: &val.texts, items: &text_items };
                 let videos = Side { rows: &val.videos, items: &gallery };
-                let mut tiler = Tiler { executor: &mut self.executor, first: 1, capacity: self.tiling };
+                let first = self.model.stages().len();
+                let mut tiler = Tiler { executor: &mut self.executor, first, capacity: self.tiling };
                 let found =
                     count_ranks(&mut tiler, texts, videos, relevance, CaptionMode::MinRank, Directions::Both, stop);
                 match found {
@@ -395,7 +432,11 @@ fn prepare(
     backend: Box<dyn Backend>,
 ) -> Result<(Executor, Capacity)> {
     let batch = options.batch.min(train.data.pairs.len());
-    let mut graphs = vec![("train", training(model, train.capacity(batch), optimiser(options))?)];
+    let mut graphs = vec![];
+    for (_, stage) in model.stages() {
+        let name = if stage.quantised { "train, quantised" } else { "train" };
+        graphs.push((name, training(model, train.capacity(batch), stage, optimiser(options))?));
+    }
     let mut tiling = train.capacity(1);
     if let Some(val) = val {
         let texts: Vec<usize> = val.data.pairs.iter().map(|p| p.text).collect();

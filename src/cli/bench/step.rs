@@ -10,7 +10,7 @@ use crate::engine::scheduler::executor::{Executor, SlotWriter};
 use crate::engine::scheduler::plan::{Plan, StateLayout, plan};
 use crate::error::{Error, Result};
 use crate::models::plans::{Optimiser, gradients, training};
-use crate::models::{Config, Model, build};
+use crate::models::{Config, Model, Stage, build};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -193,7 +193,7 @@ impl Step {
 /// The training plan and the plan of the gradient alone.
 fn plans(model: &dyn Model, batch: &Batch, backend: &dyn Backend) -> Result<(Vec<Plan>, StateLayout)> {
     let capacity = batch.capacity();
-    let graphs = [fuse(&training(model, capacity, Optimiser::default())?), fuse(&gradients(model, capacity)?)];
+    let graphs = [fuse(&training(model, capacity, Stage::default(), Optimiser::default())?), fuse(&gradients(model, capacity)?)];
     let states = StateLayout::of(&graphs)?;
     let ctx = backend.ctx();
     let named = ["train", "gradient"].iter().zip(&graphs);

@@ -209,6 +209,12 @@ impl Outputs<'_> {
         self.output(name, DType::U32)
     }
 
+    /// All outputs of one number, by name.
+    pub fn scalars(&self) -> impl Iterator<Item = (&str, f32)> {
+        let one = self.plan.outputs.iter().filter(|s| s.meta.dtype() == DType::F32 && s.meta.elements() == 1);
+        one.map(|s| (s.name.as_str(), f32::from_bits(self.words[(s.span.offset / 4) as usize])))
+    }
+
     /// A scalar output.
     pub fn scalar(&self, name: &str) -> Result<f32> {
         Ok(self.f32(name)?.first().copied().unwrap_or(0.0))

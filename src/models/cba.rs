@@ -1,0 +1,323 @@
+//! CBA: query-adaptive semantic routing, counterfactual bi-directional alignment and temporal causal regularisation
+//! ("From Correlation to Causation: Counterfactual Bi-Directional Alignment for Robust Text–Video Retrieval", 2026).
+//! The paper states what the modules do; the formulas are this project's and stand where they are built.
+//!
+//! ```text
+//!   words ── P_t ── + place ─────────────────────────────── ŵ, ω, q̂, g(q̂) ──┐
+//!                                                                            ├─ interact ── S, S(background), ρ
+//!   frames ─ P_v ── + motion, + time, transformer ── v ── experts ── E, β, h(v̂), ⟨E, E⟩ ──┘
+//!                     (trunk.rs)                      (experts.rs)          (losses.rs)
+//! ```
+
+pub mod config;
+mod experts;
+mod losses;
+mod trunk;
+
+pub use config::CbaConfig;
+
+use super::batch::{TextInputs, VideoInputs, stretched};
+use super::parameters::{Init, Parameters, Weights};
+use super::token_interaction::{declare_row_weight, row_weight};
+use super::{Config, Evidence, Model, Stage, TextSide, VideoSide};
+use crate::engine::graph::{Graph, Value};
+use crate::engine::op::interact::Interact;
+use crate::engine::op::linear::LINEAR;
+use crate::engine::op::norm::Unit;
+use crate::engine::op::pointwise::{Unary, UnaryKind};
+use crate::engine::op::quant::FakeQuant;
+use crate::engine::op::segment::{SegmentKind, SegmentLogSoftmax, SegmentReduce};
+use crate::engine::tensor::{Dim, Meta};
+use crate::error::Result;
+use config::{Router, RoutingMode};
+
+/// The model; see the module.
+pub struct Cba {
+    config: Config,
+    cba: CbaConfig,
+    parameters: Parameters,
+}
+
+/// Tensors of a text, in the order of [`Model::text`].
+mod text {
+    pub const WORDS: usize = 0;
+    pub const WEIGHTS: usize = 1;
+    pub const SENTENCE: usize = 2;
+    pub const ROUTER: usize = 3;
+}
+
+/// Tensors of a video, in the order of [`Model::video`].
+mod video {
+    pub const EXPERTS: usize = 0;
+    pub const BIAS: usize = 1;
+    pub const POOLED: usize = 2;
+    pub const ROUTER: usize = 3;
+    pub const GRAM: usize = 4;
+    pub const TABLE: usize = 5;
+}
+
+impl Cba {
+    pub fn new(mut config: Config) -> Cba {
+        let cba = config.cba.get_or_insert_default().clone();
+        let (dim, mut parameters) = (config.dim, Parameters::default());
+        let p = &mut parameters;
+        p.linear("text", dim, config.text_dim);
+        p.linear("video", dim, config.video_dim);
+        trunk::declare(p, &cba.trunk, dim);
+        experts::declare(p, &cba.routing, dim);
+        declare_row_weight(p, "word_weight", dim);
+        declare_row_weight(p, "frame_weight", dim);
+        p.log_scale("log_scale");
+        p.log_scale("pooled_log_scale");
+        if cba.routing.router == Router::Random {
+            p.freeze("router");
+        }
+        Cba { config, cba, parameters }
+    }
+
+    /// Whether a pair's frames are mixed from several experts.
+    fn routes(&self) -> bool {
+        !matches!(self.cba.routing.mode, RoutingMode::Off | RoutingMode::Dense)
+    }
+
+    /// Whether projections are rounded as int8 rounds them.
+    fn rounds(&self, stage: Stage) -> bool {
+        stage.quantised || self.cba.quantisation.int8
+    }
+
+    /// Scores of texts with videos of at most `max_frames` frames.
+    fn op(&self, max_frames: usize) -> Interact {
+        let routing = &self.cba.routing;
+        Interact {
+            temperature: self.config.temperature,
+            relevance_temperature: self.config.relevance_temperature,
+            max_words: self.config.max_words as u32 + 1,
+            max_frames: max_frames as u32,
+            kept: if routing.mode == RoutingMode::TopkQuery { routing.slots as u32 } else { 0 },
+        }
+    }
+
+    /// Frames of the longest video after a perturbation.
+    fn max_stretched(&self) -> usize {
+        stretched(self.config.max_frames, self.cba.temporal.fastest)
+    }
+
+    /// Operands of the ops of `interact`; views are extra log-weights of the frames.
+    fn operands(text: &TextTensors, video: &VideoTensors, segments: [Value; 2], views: Value) -> [Value; 11] {
+        let [word_segments, frame_segments] = segments;
+        [
+            text.words,
+            word_segments,
+            text.weights,
+            video.experts,
+            frame_segments,
+            video.bias,
+            text.router,
+            video.router,
+            video.table,
+            video.gram,
+            views,
+        ]
+    }
+
+    fn encode_text(&self, g: &mut Graph, w: &Weights, text: &TextInputs, stage: Stage) -> Result<TextTensors> {
+        let rounds = self.rounds(stage);
+        let mut joint = project(g, w, "text", text.words, rounds)?;
+        if !text.places.is_absent() {
+            // Word order has to reach the score, also where word tokens do not know their neighbours.
+            joint = linear_onto(g, w, "word_place", text.places, joint)?;
+        }
+        let words = g.apply(Unit, &[joint])?;
+        let logits = row_weight(g, w, "word_weight", words)?;
+        // The sentence row is no word: it takes no part in the weights.
+        let weights = g.apply(SegmentLogSoftmax { tail: 1 }, &[logits, text.segments])?;
+        let last = SegmentReduce { kind: SegmentKind::Last, tail: 0 };
+        let sentence = g.apply(last, &[words, text.segments])?;
+        let router = if !self.routes() {
+            Value::ABSENT
+        } else if self.cba.routing.router == Router::Frame {
+            g.fill(0.0, &[text.capacity.texts_dim(), Dim::Fixed(self.cba.routing.experts)])?
+        } else {
+            router_logits(g, w, "router.text", sentence, self.config.dim)?
+        };
+        Ok(TextTensors { words, weights, sentence, router })
+    }
+
+    fn encode_video(&self, g: &mut Graph, w: &Weights, video: &VideoInputs, stage: Stage) -> Result<VideoTensors> {
+        let joint = project(g, w, "video", video.frames, self.rounds(stage))?;
+        let seen = Seen { joint, times: video.times, segments: video.segments, longest: self.config.max_frames };
+        self.encode_frames(g, w, seen, Value::ABSENT, stage)
+    }
+
+    /// From projected frames to what a video is scored by. `noise` `[ΣT, K]` is added to the router's logits.
+    fn encode_frames(&self, g: &mut Graph, w: &Weights, seen: Seen, noise: Value, stage: Stage) -> Result<VideoTensors> {
+        let v = trunk::frames(g, w, &self.cba.trunk, seen)?;
+        let unit = g.apply(Unit, &[v])?;
+        let rows = g.meta(v).dim(0);
+        let bias = row_weight(g, w, "frame_weight", unit)?;
+        let bias = g.reshape(bias, Meta::f32(&[rows])?)?;
+        let mean = g.apply(SegmentReduce { kind: SegmentKind::Mean, tail: 0 }, &[unit, seen.segments])?;
+        let pooled = g.apply(Unit, &[mean])?;
+        let routed = experts::frames(g, w, &self.cba.routing, v, unit, noise, self.rounds(stage))?;
+        Ok(VideoTensors {
+            experts: routed.experts,
+            bias,
+            pooled,
+            router: routed.router,
+            gram: routed.gram,
+            table: routed.table,
+            delta: routed.delta,
+            logits: routed.logits,
+        })
+    }
+}
+
+/// What a text is scored by.
+#[derive(Copy, Clone)]
+struct TextTensors {
+    /// `[ΣL, D]`, rows of length one.
+    words: Value,
+    /// `[ΣL]` ln ω
+    weights: Value,
+    /// `[N, D]`, rows of length one.
+    sentence: Value,
+    /// `[N, K]`; absent without routing.
+    router: Value,
+}
+
+/// What a video is scored by, and what its losses need.
+#[derive(Copy, Clone)]
+struct VideoTensors {
+    /// `[ΣT, k·D]`
+    experts: Value,
+    /// `[ΣT]` β
+    bias: Value,
+    /// `[M, D]`, rows of length one.
+    pooled: Value,
+    /// `[ΣT, k]`; absent without routing, as are the next two.
+    router: Value,
+    /// `[ΣT, k·k]`
+    gram: Value,
+    /// u32 `[ΣT, k]`; absent where every token keeps all experts.
+    table: Value,
+    /// `[ΣT, k·D]`: what the experts add to the trunk's tokens.
+    delta: Value,
+    /// `[ΣT, K]`: the frames' logits of all experts.
+    logits: Value,
+}
+
+/// Projected frames and when they are seen.
+#[derive(Copy, Clone)]
+struct Seen {
+    /// `[ΣT, D]`
+    joint: Value,
+    /// `[ΣT, 2·WAVES]`, or absent.
+    times: Value,
+    /// u32 `[M, 2]`
+    segments: Value,
+    /// Frames of the longest video.
+    longest: usize,
+}
+
+impl TextTensors {
+    fn list(&self) -> Vec<Value> {
+        let all = [self.words, self.weights, self.sentence, self.router];
+        all.into_iter().filter(|v| !v.is_absent()).collect()
+    }
+    fn of(tensors: &[Value]) -> TextTensors {
+        let at = |i: usize| tensors.get(i).copied().unwrap_or(Value::ABSENT);
+        TextTensors {
+            words: at(text::WORDS),
+            weights: at(text::WEIGHTS),
+            sentence: at(text::SENTENCE),
+            router: at(text::ROUTER),
+        }
+    }
+}
+
+impl VideoTensors {
+    fn list(&self) -> Vec<Value> {
+        let all = [self.experts, self.bias, self.pooled, self.router, self.gram, self.table];
+        all.into_iter().filter(|v| !v.is_absent()).collect()
+    }
+    fn of(tensors: &[Value]) -> VideoTensors {
+        let at = |i: usize| tensors.get(i).copied().unwrap_or(Value::ABSENT);
+        VideoTensors {
+            experts: at(video::EXPERTS),
+            bias: at(video::BIAS),
+            pooled: at(video::POOLED),
+            router: at(video::ROUTER),
+            gram: at(video::GRAM),
+            table: at(video::TABLE),
+            delta: Value::ABSENT,
+            logits: Value::ABSENT,
+        }
+    }
+}
+
+impl Model for Cba {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+    fn text(&self, g: &mut Graph, w: &Weights, text: &TextInputs) -> Result<Vec<Value>> {
+        Ok(self.encode_text(g, w, text, Stage::default())?.list())
+    }
+    fn video(&self, g: &mut Graph, w: &Weights, video: &VideoInputs) -> Result<Vec<Value>> {
+        Ok(self.encode_video(g, w, video, Stage::default())?.list())
+    }
+    fn scores(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Value> {
+        let (t, v) = (TextTensors::of(text.tensors), VideoTensors::of(video.tensors));
+        let segments = [text.inputs.segments, video.inputs.segments];
+        g.apply(self.op(self.config.max_frames), &Self::operands(&t, &v, segments, Value::ABSENT))
+    }
+    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Option<Evidence>> {
+        let (t, v) = (TextTensors::of(text.tensors), VideoTensors::of(video.tensors));
+        let segments = [text.inputs.segments, video.inputs.segments];
+        let op = self.op(self.config.max_frames);
+        let outs = g.apply_all(op, &Self::operands(&t, &v, segments, Value::ABSENT))?;
+        Ok(None.or(Some(Evidence { similarity: outs[0], word_log_weights: t.weights, relevance: outs[2] })))
+    }
+    fn losses(&self, g: &mut Graph, w: &Weights, batch: &super::Batch) -> Result<Vec<super::Term>> {
+        losses::losses(self, g, w, batch)
+    }
+    fn stages(&self) -> Vec<(f32, Stage)> {
+        let mut stages = vec![(0.0, Stage::default())];
+        if self.cba.quantisation.from < 1.0 {
+            stages.push((self.cba.quantisation.from, Stage { quantised: true }));
+        }
+        stages
+    }
+}
+
+/// `x Wᵀ + b`; with `rounds` both factors are rounded as int8 rounds them.
+fn project(g: &mut Graph, w: &Weights, name: &str, x: Value, rounds: bool) -> Result<Value> {
+    let (weight, bias) = (w.get(&format!("{name}.weight"))?, w.get(&format!("{name}.bias"))?);
+    let (x, weight) = (rounded(g, x, rounds)?, rounded(g, weight, rounds)?);
+    g.apply(LINEAR.clone(), &[x, weight, bias, Value::ABSENT])
+}
+
+/// `x Wᵀ + b + onto`
+fn linear_onto(g: &mut Graph, w: &Weights, name: &str, x: Value, onto: Value) -> Result<Value> {
+    let (weight, bias) = (w.get(&format!("{name}.weight"))?, w.get(&format!("{name}.bias"))?);
+    g.apply(LINEAR.clone(), &[x, weight, bias, onto])
+}
+
+/// Each row on 255 levels of its own, or as it is.
+fn rounded(g: &mut Graph, x: Value, rounds: bool) -> Result<Value> {
+    if rounds { g.apply(FakeQuant, &[x]) } else { Ok(x) }
+}
+
+/// `W (√D · x) + b` for unit rows x: without the factor experts specialise late.
+fn router_logits(g: &mut Graph, w: &Weights, name: &str, unit: Value, dim: usize) -> Result<Value> {
+    let scaled = g.apply(Unary { kind: UnaryKind::Affine { a: (dim as f32).sqrt(), b: 0.0 } }, &[unit])?;
+    project(g, w, name, scaled, false)
+}
+
+/// `name.weight [out, in]` with a deviation of its own, and `name.bias [out]` of zeros.
+fn declare_linear(p: &mut Parameters, name: &str, out: usize, input: usize, deviation: f32) {
+    p.free(&format!("{name}.weight"), &[out, input], Init::Normal(deviation), true);
+    p.free(&format!("{name}.bias"), &[out], Init::Constant(0.0), false);
+}

@@ -1,0 +1,268 @@
+//! What a person may set about CBA: the tables `[trunk]`, `[routing]`, `[counterfactual]`, `[temporal]` and
+//! `[quantisation]` of a configuration file.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Everything about CBA that is not in the common `[model]` table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CbaConfig {
+    pub trunk: Trunk,
+    pub routing: Routing,
+    pub counterfactual: Counterfactual,
+    pub temporal: Temporal,
+    pub quantisation: Quantisation,
+}
+
+/// What frame and word tokens go through before they are routed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trunk {
+    /// Pre-norm transformer layers over the frames of a video; 0 for none.
+    pub layers: usize,
+    /// Attention heads; they divide `model.dim`.
+    pub heads: usize,
+    /// Width of a layer's hidden rows, in multiples of `model.dim`.
+    pub expansion: usize,
+    /// Whether frames know their seconds and words their places.
+    pub positions: bool,
+    /// Width in frames of the depthwise temporal convolution of the motion channel, odd; 0 for no motion channel.
+    pub motion: usize,
+    /// Weight of the loss of the pooled vectors, which the first stage of a search ranks by.
+    pub pooled: f32,
+}
+
+impl Default for Trunk {
+    fn default() -> Trunk {
+        Trunk { layers: 2, heads: 8, expansion: 4, positions: true, motion: 3, pooled: 0.5 }
+    }
+}
+
+/// How a frame token meets the experts.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoutingMode {
+    /// No experts: frame tokens are scored as the trunk gives them.
+    Off,
+    /// Instead of experts one hidden layer with as many parameters.
+    Dense,
+    /// A mixture of all experts.
+    Soft,
+    /// A mixture of the `slots` experts that a query and a frame agree on most.
+    TopkQuery,
+    /// A frame token goes to `slots` experts of its own choice when its video is encoded; the query weighs among them.
+    TopkToken,
+}
+
+/// How experts share their parameters.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// One matrix for all, and for each a product of low rank and a diagonal.
+    LowRank,
+    /// A whole matrix each: the control.
+    Full,
+}
+
+/// What the gates of a pair depend on.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Router {
+    /// On the query and on the frame.
+    Query,
+    /// On the frame alone: an ablation.
+    Frame,
+    /// On a query and a frame through weights that are drawn once and never learned: a control.
+    Random,
+}
+
+/// Query-adaptive semantic routing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Routing {
+    pub mode: RoutingMode,
+    /// Experts, 1 to 16.
+    pub experts: usize,
+    /// Experts that a token keeps in the top-k modes.
+    pub slots: usize,
+    /// Rank of what an expert adds to the shared matrix.
+    pub rank: usize,
+    pub sharing: Sharing,
+    pub router: Router,
+    /// Weight of the loss that balances the experts' shares.
+    pub balance: f32,
+    /// Weight of the mean squared log-sum of the router's logits.
+    pub z: f32,
+    /// Weight of the squared cosines between what different experts add.
+    pub decorrelation: f32,
+    /// Whether training with `topk-token` adds noise of learned size to the logits.
+    pub noise: bool,
+}
+
+impl Default for Routing {
+    fn default() -> Routing {
+        Routing {
+            mode: RoutingMode::Soft,
+            experts: 4,
+            slots: 2,
+            rank: 16,
+            sharing: Sharing::LowRank,
+            router: Router::Query,
+            balance: 0.01,
+            z: 1e-3,
+            decorrelation: 0.01,
+            noise: true,
+        }
+    }
+}
+
+/// Where the mask of the frames that matter comes from while training.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Foreground {
+    /// The half of the frames that the words of the matched text meet best.
+    Learned,
+    /// From the batch: the truth or a random mask, for experiments.
+    Given,
+}
+
+/// The counterfactual branch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Counterfactual {
+    /// Weight of the loss that makes the background alone say nothing.
+    pub uniform: f32,
+    /// Weight of the losses of videos whose background is swapped.
+    pub swap: f32,
+    /// Weight of the loss that keeps the background's score below the video's.
+    pub margin: f32,
+    /// Weight, in the loss, of the negative with the most similar background; 1 is that of any other.
+    pub hard_negatives: f32,
+    pub foreground: Foreground,
+}
+
+impl Default for Counterfactual {
+    fn default() -> Counterfactual {
+        Counterfactual { uniform: 0.1, swap: 0.0, margin: 0.0, hard_negatives: 1.0, foreground: Foreground::Learned }
+    }
+}
+
+/// Temporal causal regularisation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Temporal {
+    /// Weight of the divergence between the scores of a video and of its perturbed self.
+    pub consistency: f32,
+    /// Weight of the contrastive loss of perturbed videos: plain augmentation.
+    pub augment: f32,
+    /// Weight of the loss that a reversed video scores lower, for captions that tell an order.
+    pub order: f32,
+    /// Share of the frames that a perturbation drops.
+    pub drop: f32,
+    /// Most places by which it moves a frame.
+    pub jitter: usize,
+    /// Slowest and fastest speed of its time axis.
+    pub slowest: f32,
+    pub fastest: f32,
+}
+
+impl Default for Temporal {
+    fn default() -> Temporal {
+        Temporal { consistency: 1.0, augment: 0.0, order: 0.0, drop: 0.25, jitter: 1, slowest: 0.75, fastest: 1.33 }
+    }
+}
+
+/// Projections in int8, and training that prepares for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quantisation {
+    /// Whether projections are rounded as int8 rounds them, at any time.
+    pub int8: bool,
+    /// Share of the steps after which training rounds them; 1 for never.
+    pub from: f32,
+}
+
+impl Default for Quantisation {
+    fn default() -> Quantisation {
+        Quantisation { int8: false, from: 1.0 }
+    }
+}
+
+/// The modules that `--ablate` takes.
+pub const MODULES: [&str; 3] = ["routing", "counterfactual", "temporal"];
+
+impl CbaConfig {
+    /// The model without one of [`MODULES`].
+    ///
+    /// # Errors
+    /// When there is no such module.
+    pub fn ablate(&mut self, module: &str) -> Result<()> {
+        match module {
+            "routing" => self.routing.mode = RoutingMode::Off,
+            "counterfactual" => {
+                let foreground = self.counterfactual.foreground;
+                self.counterfactual =
+                    Counterfactual { uniform: 0.0, swap: 0.0, margin: 0.0, hard_negatives: 1.0, foreground };
+            }
+            "temporal" => {
+                self.temporal = Temporal { consistency: 0.0, augment: 0.0, order: 0.0, ..self.temporal.clone() };
+            }
+            _ => {
+                let fix = format!("use some of {}, separated by commas", MODULES.join(", "));
+                return Err(Error::config("--ablate", format!("there is no module {module:?}"), fix));
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Names the key whose value is impossible.
+    pub fn check(&self, dim: usize) -> Result<()> {
+        let refuse = |key: &str, value: String, fix: String| Err(Error::config(key, format!("is {value}"), fix));
+        let (t, r) = (&self.trunk, &self.routing);
+        for (key, value, low, high) in [
+            ("trunk.layers", t.layers, 0, 24),
+            ("trunk.heads", t.heads, 1, 64),
+            ("trunk.expansion", t.expansion, 1, 8),
+            ("trunk.motion", t.motion, 0, 31),
+            ("routing.experts", r.experts, 1, 16),
+            ("routing.slots", r.slots, 1, r.experts),
+            ("routing.rank", r.rank, 1, dim),
+            ("temporal.jitter", self.temporal.jitter, 0, 16),
+        ] {
+            if value < low || value > high {
+                return refuse(key, value.to_string(), format!("use a number from {low} to {high}"));
+            }
+        }
+        if !dim.is_multiple_of(t.heads) {
+            return refuse("trunk.heads", t.heads.to_string(), format!("use a divisor of model.dim, which is {dim}"));
+        }
+        if t.motion > 0 && t.motion.is_multiple_of(2) {
+            return refuse("trunk.motion", t.motion.to_string(), "use an odd number, or 0 for none".into());
+        }
+        let (c, p) = (&self.counterfactual, &self.temporal);
+        for (key, value, low, high) in [
+            ("trunk.pooled", t.pooled, 0.0, 1e3),
+            ("routing.balance", r.balance, 0.0, 1e3),
+            ("routing.z", r.z, 0.0, 1e3),
+            ("routing.decorrelation", r.decorrelation, 0.0, 1e3),
+            ("counterfactual.uniform", c.uniform, 0.0, 1e3),
+            ("counterfactual.swap", c.swap, 0.0, 1e3),
+            ("counterfactual.margin", c.margin, 0.0, 1e3),
+            ("counterfactual.hard_negatives", c.hard_negatives, 1.0, 1e3),
+            ("temporal.consistency", p.consistency, 0.0, 1e3),
+            ("temporal.augment", p.augment, 0.0, 1e3),
+            ("temporal.order", p.order, 0.0, 1e3),
+            ("temporal.drop", p.drop, 0.0, 0.9),
+            ("temporal.slowest", p.slowest, 0.25, 1.0),
+            ("temporal.fastest", p.fastest, 1.0, 4.0),
+            ("quantisation.from", self.quantisation.from, 0.0, 1.0),
+        ] {
+            if !(low..=high).contains(&value) {
+                return refuse(key, value.to_string(), format!("use a number from {low} to {high}"));
+            }
+        }
+        Ok(())
+    }
+}
