@@ -442,13 +442,16 @@ pub fn no_gradient<T>(op: &str, why: &str) -> Result<T> {
     Err(Error::shape(op, format!("has no gradient: {why}")))
 }
 
+pub mod attention;
 pub mod contrast;
+pub mod conv;
 pub mod gather;
 pub mod interact;
 pub mod linear;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
+pub mod quant;
 pub mod reduce;
 pub mod segment;
 pub mod topk;
@@ -459,11 +462,14 @@ pub static OPS: &[&dyn Op] = &[
     &pointwise::UNARY,
     &pointwise::UNARY_GRAD,
     &pointwise::BINARY,
+    &pointwise::SCALE_ROWS,
+    &pointwise::ROW_DOT,
     &reduce::SUM_ROWS,
     &reduce::BROADCAST_ROWS,
     &interact::INTERACT,
     &interact::INTERACT_GRAD,
     &interact::INTERACT_PAIRS,
+    &interact::FOREGROUND,
     &reduce::MEAN_ALL,
     &reduce::BROADCAST_MEAN,
     &norm::UNIT,
@@ -476,6 +482,14 @@ pub static OPS: &[&dyn Op] = &[
     &segment::SEGMENT_LOG_SOFTMAX_GRAD,
     &gather::GATHER,
     &gather::SCATTER_ADD,
+    &gather::GATHER_LERP,
+    &gather::SCATTER_LERP,
+    &attention::ATTENTION,
+    &attention::ATTENTION_GRAD,
+    &conv::CONV,
+    &conv::CONV_DX,
+    &conv::CONV_DW,
+    &quant::FAKE_QUANT,
     &topk::TOP_K,
     &contrast::CONTRAST,
     &contrast::CONTRAST_GRAD,

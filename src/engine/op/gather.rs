@@ -1,11 +1,12 @@
-//! Rows by index, and the sum of rows into the places an index names.
+//! Rows by index, or between two rows, and the sum of rows into the places an index names.
 
 use super::super::backend::cpu::gather as cpu;
 use super::super::graph::{Graph, Value};
-use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
+use super::super::tensor::{Axis, Counts, DType, Dim, HostData, HostTensor, Meta};
+use super::pointwise::{Binary, BinaryKind, RowDot};
 use super::{
-    Class, Cost, Ctx, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_fixed, expect_rank,
-    expect_same, groups, ptx, read, read_u32, write,
+    Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_fixed,
+    expect_rank, expect_same, groups, no_gradient, ptx, read, read_u32, write,
 };
 use crate::error::Result;
 
@@ -131,6 +132,153 @@ impl Op for ScatterAdd {
     }
 }
 
+/// `y[m] = (1 − w[m]) x[first[m]] + w[m] x[second[m]]`: rows between two others, as at a time between two frames.
+///
+/// Operands x `[R, D]`, first u32 `[M]`, second u32 `[M]`, weight `[M]`; output `[M, D]`. R and M may be ragged. An
+/// index at or beyond the rows there are stands for a row of 0.
+#[derive(Clone, Debug)]
+pub struct GatherLerp;
+
+pub static GATHER_LERP: GatherLerp = GatherLerp;
+
+static GATHER_LERP_KERNEL: KernelDef = KernelDef {
+    name: "gather_lerp",
+    operands: &[read("x"), read_u32("first"), read_u32("second"), read("weight"), write("y")],
+    cpu: None,
+    wgsl: None,
+    cuda: None,
+};
+
+/// The two rows of m with their weights.
+fn ends(ins: &[HostTensor], m: usize) -> [(usize, f64); 2] {
+    let w = ins[3].x()[m];
+    [(ins[1].u()[m] as usize, 1.0 - w), (ins[2].u()[m] as usize, w)]
+}
+
+impl Op for GatherLerp {
+    fn name(&self) -> &'static str {
+        "gather_lerp"
+    }
+    fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
+        expect_lerp(self.name(), ins)?;
+        Ok(vec![Meta::f32(&[ins[1].dim(0), ins[0].dim(1)])?])
+    }
+    fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
+        let [rows, cols, length] = [ins[0].dim(0), ins[0].dim(1), ins[1].dim(0)];
+        let mut y = HostTensor::zeros(&[length, cols]);
+        for m in 0..length {
+            for (row, w) in ends(ins, m).into_iter().filter(|(row, _)| *row < rows) {
+                for c in 0..cols {
+                    y.x_mut()[m * cols + c] += w * ins[0].x()[row * cols + c];
+                }
+            }
+        }
+        vec![y]
+    }
+    fn grad(&self, g: &mut Graph, n: Site, dout: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(dy) = dout[0] else { return Ok(vec![None; 4]) };
+        let [x, first, second, weight] = [0, 1, 2, 3].map(|i| n.ins[i]);
+        let rows = g.meta(x).dim(0);
+        let dx = g.apply(ScatterLerp { rows }, &[dy, first, second, weight])?;
+        let [from, to] = [g.apply(Gather, &[x, first])?, g.apply(Gather, &[x, second])?];
+        let way = g.apply(Binary { kind: BinaryKind::Sub }, &[to, from])?;
+        Ok(vec![Some(dx), None, None, Some(g.apply(RowDot, &[dy, way])?)])
+    }
+    fn cost(&self, ins: &[Meta], outs: &[Meta]) -> Cost {
+        // Only the rows that are named are read.
+        let named = 2 * outs[0].bytes() + 3 * ins[1].bytes();
+        Cost { flops: 3 * outs[0].elements(), bytes_in: named, bytes_out: outs[0].bytes() }
+    }
+    fn kernels(&self) -> Vec<&'static KernelDef> {
+        vec![&GATHER_LERP_KERNEL]
+    }
+    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
+        let params = Params::new().size(o.ins[0].dim(0)).size(o.ins[1].dim(0)).u32(o.ins[0].dim(1).cap());
+        let items = o.outs[0].elements();
+        vec![Launch { kernel: &GATHER_LERP_KERNEL, params, groups: groups(items, 256), args: o.all() }]
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let between = |case: &Case| case.lerp(case.sample(GatherLerp).normal(&[case.rows, Dim::Fixed(case.cols)], 3));
+        cases().iter().map(between).collect()
+    }
+}
+
+/// `x[r] = Σ (1 − w[m]) dy[m] over first[m] = r + Σ w[m] dy[m] over second[m] = r`, in the order of m, first before
+/// second: the gradient of [`GatherLerp`]. Operands dy `[M, D]`, first u32 `[M]`, second u32 `[M]`, weight `[M]`; output
+/// `[rows, D]`. An index at or beyond the rows there are is passed over.
+#[derive(Clone, Debug)]
+pub struct ScatterLerp {
+    pub rows: Dim,
+}
+
+pub static SCATTER_LERP: ScatterLerp = ScatterLerp { rows: Dim::Fixed(1) };
+
+static SCATTER_LERP_KERNEL: KernelDef = KernelDef {
+    name: "scatter_lerp",
+    operands: &[read("dy"), read_u32("first"), read_u32("second"), read("weight"), write("x")],
+    cpu: None,
+    wgsl: None,
+    cuda: None,
+};
+
+fn expect_lerp(op: &str, ins: &[Meta]) -> Result<()> {
+    expect_rank(op, ins, &[2, 1, 1, 1])?;
+    expect_fixed(op, "columns", ins[0].dim(1))?;
+    expect_dtype(op, ins, 0, DType::F32)?;
+    expect_dtype(op, ins, 1, DType::U32)?;
+    expect_dtype(op, ins, 2, DType::U32)?;
+    expect_dtype(op, ins, 3, DType::F32)?;
+    expect_same(op, "first and second", ins[1].dim(0), ins[2].dim(0))?;
+    expect_same(op, "index and weight", ins[1].dim(0), ins[3].dim(0))
+}
+
+impl Op for ScatterLerp {
+    fn name(&self) -> &'static str {
+        "scatter_lerp"
+    }
+    fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
+        expect_lerp(self.name(), ins)?;
+        expect_same(self.name(), "rows and index", ins[0].dim(0), ins[1].dim(0))?;
+        Ok(vec![Meta::f32(&[self.rows, ins[0].dim(1)])?])
+    }
+    fn reference(&self, ins: &[HostTensor], counts: &Counts) -> Vec<HostTensor> {
+        let (cols, rows) = (ins[0].dim(1), self.rows.len(counts));
+        let mut x = HostTensor::zeros(&[rows, cols]);
+        for m in 0..ins[1].dim(0) {
+            for (row, w) in ends(ins, m).into_iter().filter(|(row, _)| *row < rows) {
+                for c in 0..cols {
+                    x.x_mut()[row * cols + c] += w * ins[0].x()[m * cols + c];
+                }
+            }
+        }
+        vec![x]
+    }
+    fn grad(&self, _: &mut Graph, _: Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        no_gradient(self.name(), "no model differentiates twice")
+    }
+    fn cost(&self, ins: &[Meta], outs: &[Meta]) -> Cost {
+        Cost { flops: 4 * ins[0].elements(), ..Cost::traffic(ins, outs) }
+    }
+    fn kernels(&self) -> Vec<&'static KernelDef> {
+        vec![&SCATTER_LERP_KERNEL]
+    }
+    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
+        let cols = o.ins[0].dim(1).cap();
+        let params = Params::new().size(self.rows).size(o.ins[1].dim(0)).u32(cols);
+        let [strips, blocks] = [groups(cols as u64, 64)[0], groups(self.rows.cap() as u64, 32)[0]];
+        vec![Launch { kernel: &SCATTER_LERP_KERNEL, params, groups: [strips, blocks, 1], args: o.all() }]
+    }
+    fn samples(&self) -> Vec<Sample> {
+        (cases().iter())
+            .map(|case| {
+                let sample = case.sample(ScatterLerp { rows: case.rows });
+                let sample = sample.gradient(Gradient::None("is itself a gradient"));
+                case.lerp(sample.normal(&[case.m, Dim::Fixed(case.cols)], 3))
+            })
+            .collect()
+    }
+}
+
 /// A sample's sizes.
 struct Case {
     name: &'static str,
@@ -147,10 +295,22 @@ impl Case {
     }
     /// Every row several times, none, and some that do not exist.
     fn index(&self, sample: Sample) -> Sample {
+        self.index_of(sample, 9)
+    }
+    /// Two indices, of which every eleventh pair is one row, and weights within and beyond 0 to 1.
+    fn lerp(&self, sample: Sample) -> Sample {
+        let mut sample = self.index_of(self.index_of(sample, 9), 10).normal(&[self.m], 11);
+        let first = sample.ins[1].u().to_vec();
+        if let HostData::U32(second) = &mut sample.ins[2].data {
+            second.iter_mut().zip(first).step_by(11).for_each(|(s, f)| *s = f);
+        }
+        sample
+    }
+    fn index_of(&self, sample: Sample, seed: u64) -> Sample {
         let rows = self.rows.len(&self.counts);
         sample.with(DType::U32, &[self.m], |sizes| {
-            let random = crate::random::Random::new(9, rows as u64);
-            let draw = |i: usize| match i % 7 {
+            let random = crate::random::Random::new(seed, rows as u64);
+            let draw = |i: usize| match i % (seed as usize - 2) {
                 6 => u32::MAX,
                 5 => rows as u32,
                 _ => random.below(i as u64, rows.max(1) as u64) as u32,

@@ -1,11 +1,11 @@
-//! Element by element: `unary` with its gradient, and `binary`.
+//! Element by element: `unary` with its gradient, `binary`, and rows times numbers.
 
 use super::super::backend::cpu::pointwise as cpu;
 use super::super::graph::{Graph, Value};
-use super::super::tensor::{Axis, Counts, Dim, HostTensor, Meta};
+use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
-    Class, Ctx, Form, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, groups, ptx, read,
-    write,
+    Class, Cost, Ctx, Form, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype,
+    expect_fixed, expect_rank, expect_same, groups, ptx, read, write,
 };
 use crate::error::{Error, Result};
 
@@ -25,6 +25,8 @@ pub enum UnaryKind {
     Sigmoid,
     Tanh,
     Exp,
+    /// `ln(1 + eˣ)`
+    Softplus,
 }
 
 impl UnaryKind {
@@ -37,6 +39,7 @@ impl UnaryKind {
             UnaryKind::Sigmoid => (4, 0.0, 0.0),
             UnaryKind::Tanh => (5, 0.0, 0.0),
             UnaryKind::Exp => (6, 0.0, 0.0),
+            UnaryKind::Softplus => (7, 0.0, 0.0),
         }
     }
 
@@ -62,10 +65,11 @@ impl UnaryKind {
             }
             UnaryKind::Tanh => (x.tanh(), 1.0 - x.tanh().powi(2)),
             UnaryKind::Exp => (x.exp(), x.exp()),
+            UnaryKind::Softplus => (x.max(0.0) + (-x.abs()).exp().ln_1p(), sigmoid(x)),
         }
     }
 
-    const ALL: [UnaryKind; 7] = [
+    const ALL: [UnaryKind; 8] = [
         UnaryKind::Affine { a: -1.5, b: 0.25 },
         UnaryKind::Relu,
         UnaryKind::Gelu,
@@ -73,6 +77,7 @@ impl UnaryKind {
         UnaryKind::Sigmoid,
         UnaryKind::Tanh,
         UnaryKind::Exp,
+        UnaryKind::Softplus,
     ];
 }
 
@@ -267,6 +272,128 @@ impl Op for Binary {
             .flat_map(|kind| shapes(&Binary { kind }, &format!("{kind:?}"), 2))
             .collect()
     }
+}
+
+/// `y_r = w_r x_r`: rows times numbers. Operands x `[R, D]`, w `[R]`, R may be ragged; output y `[R, D]`.
+#[derive(Clone, Debug)]
+pub struct ScaleRows;
+
+pub static SCALE_ROWS: ScaleRows = ScaleRows;
+
+static SCALE_ROWS_KERNEL: KernelDef =
+    KernelDef { name: "scale_rows", operands: &[read("x"), read("w"), write("y")], cpu: None, wgsl: None, cuda: None };
+
+impl Op for ScaleRows {
+    fn name(&self) -> &'static str {
+        "scale_rows"
+    }
+    fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
+        expect_rank(self.name(), ins, &[2, 1])?;
+        expect_dtype(self.name(), ins, 0, DType::F32)?;
+        expect_dtype(self.name(), ins, 1, DType::F32)?;
+        expect_fixed(self.name(), "columns", ins[0].dim(1))?;
+        expect_same(self.name(), "rows and numbers", ins[0].dim(0), ins[1].dim(0))?;
+        Ok(vec![ins[0].clone()])
+    }
+    fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
+        let cols = ins[0].dim(1).max(1);
+        let y = ins[0].x().iter().enumerate().map(|(i, x)| x * ins[1].x()[i / cols]).collect();
+        vec![HostTensor::f64(&ins[0].shape, y)]
+    }
+    fn grad(&self, g: &mut Graph, n: Site, dout: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(dy) = dout[0] else { return Ok(vec![None, None]) };
+        let dx = g.apply(ScaleRows, &[dy, n.ins[1]])?;
+        Ok(vec![Some(dx), Some(g.apply(RowDot, &[n.ins[0], dy])?)])
+    }
+    fn inplace(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
+    }
+    fn kernels(&self) -> Vec<&'static KernelDef> {
+        vec![&SCALE_ROWS_KERNEL]
+    }
+    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
+        rowwise(&SCALE_ROWS_KERNEL, o)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let sample = |(name, dims, class): (&str, [Dim; 2], Class)| {
+            Sample::new(name, ScaleRows).class(class).counts(row_counts()).normal(&dims, 11).normal(&dims[..1], 12)
+        };
+        row_shapes().into_iter().map(sample).collect()
+    }
+}
+
+/// `y_r = ⟨a_r, b_r⟩`. Operands a `[R, D]`, b `[R, D]`, R may be ragged; output y `[R]`.
+#[derive(Clone, Debug)]
+pub struct RowDot;
+
+pub static ROW_DOT: RowDot = RowDot;
+
+static ROW_DOT_KERNEL: KernelDef =
+    KernelDef { name: "row_dot", operands: &[read("a"), read("b"), write("y")], cpu: None, wgsl: None, cuda: None };
+
+impl Op for RowDot {
+    fn name(&self) -> &'static str {
+        "row_dot"
+    }
+    fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
+        expect_rank(self.name(), ins, &[2, 2])?;
+        expect_dtype(self.name(), ins, 0, DType::F32)?;
+        expect_dtype(self.name(), ins, 1, DType::F32)?;
+        expect_fixed(self.name(), "columns", ins[0].dim(1))?;
+        same(self.name(), ins)?;
+        Ok(vec![Meta::f32(&[ins[0].dim(0)])?])
+    }
+    fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
+        let [rows, cols] = [ins[0].dim(0), ins[0].dim(1)];
+        let row = |i: usize, r: usize| ins[i].x()[r * cols..][..cols].iter();
+        let y = (0..rows).map(|r| row(0, r).zip(row(1, r)).map(|(a, b)| a * b).sum()).collect();
+        vec![HostTensor::f64(&[rows], y)]
+    }
+    fn grad(&self, g: &mut Graph, n: Site, dout: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(dy) = dout[0] else { return Ok(vec![None, None]) };
+        let [da, db] = [n.ins[1], n.ins[0]].map(|other| g.apply(ScaleRows, &[other, dy]));
+        Ok(vec![Some(da?), Some(db?)])
+    }
+    fn cost(&self, ins: &[Meta], outs: &[Meta]) -> Cost {
+        Cost { flops: 2 * ins[0].elements(), ..Cost::traffic(ins, outs) }
+    }
+    fn kernels(&self) -> Vec<&'static KernelDef> {
+        vec![&ROW_DOT_KERNEL]
+    }
+    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
+        rowwise(&ROW_DOT_KERNEL, o)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let sample = |(name, dims, class): (&str, [Dim; 2], Class)| {
+            Sample::new(name, RowDot).class(class).counts(row_counts()).normal(&dims, 11).normal(&dims, 12)
+        };
+        row_shapes().into_iter().map(sample).collect()
+    }
+}
+
+/// A launch over the rows of operand 0.
+fn rowwise(kernel: &'static KernelDef, o: &Operands) -> Vec<Launch> {
+    let [rows, cols] = [o.ins[0].dim(0), o.ins[0].dim(1)];
+    let params = Params::new().size(rows).size(cols);
+    vec![Launch { kernel, params, groups: groups(rows.cap() as u64, 1), args: o.all() }]
+}
+
+fn row_counts() -> Counts {
+    Counts::default().with(Axis(0), 7)
+}
+
+/// The shapes that break row-wise kernels.
+fn row_shapes() -> [(&'static str, [Dim; 2], Class); 7] {
+    let fixed = Dim::Fixed;
+    [
+        ("empty", [fixed(0), fixed(3)], Class::Tiny),
+        ("no columns", [fixed(3), fixed(0)], Class::Tiny),
+        ("one", [fixed(1), fixed(1)], Class::Tiny),
+        ("prime", [fixed(31), fixed(37)], Class::Tiny),
+        ("ragged", [Dim::Ragged(Axis(0), 11), fixed(20)], Class::Tiny),
+        ("large", [fixed(1031), fixed(515)], Class::Full),
+        ("24576x512", [fixed(24_576), fixed(512)], Class::Bench),
+    ]
 }
 
 /// The shapes that break elementwise kernels: none, one, a prime, ragged, more than one dispatch covers.

@@ -16,7 +16,7 @@ pub struct SumRows;
 
 pub static SUM_ROWS: SumRows = SumRows;
 
-static SUM_ROWS_KERNEL: KernelDef = KernelDef {
+pub(super) static SUM_ROWS_KERNEL: KernelDef = KernelDef {
     name: "sum_rows",
     operands: &[read("x"), write("y")],
     cpu: Some(cpu::sum_rows),

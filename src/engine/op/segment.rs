@@ -25,7 +25,7 @@ pub enum SegmentKind {
     Last,
 }
 
-fn expect_segments(op: &str, ins: &[Meta], i: usize) -> Result<Dim> {
+pub(super) fn expect_segments(op: &str, ins: &[Meta], i: usize) -> Result<Dim> {
     expect_dtype(op, ins, i, DType::U32)?;
     if ins[i].dim(1) != Dim::Fixed(2) {
         return Err(Error::shape(op, format!("segments must be u32 [N, 2] (begin, end) and are {}", ins[i])));
@@ -34,7 +34,7 @@ fn expect_segments(op: &str, ins: &[Meta], i: usize) -> Result<Dim> {
 }
 
 /// Rows of segment `n` that take part: (begin, end), and the segment's last row if it has one.
-fn members(segments: &[u32], n: usize, tail: u32, rows: usize) -> (std::ops::Range<usize>, Option<usize>) {
+pub(super) fn members(segments: &[u32], n: usize, tail: u32, rows: usize) -> (std::ops::Range<usize>, Option<usize>) {
     let (begin, end) = (segments[2 * n] as usize, (segments[2 * n + 1] as usize).min(rows));
     let last = (end > begin).then(|| end - 1);
     (begin..end.saturating_sub(tail as usize).max(begin), last)

@@ -92,8 +92,8 @@ struct Outputs<'a> {
 
 pub fn interact(call: &mut Call) {
     let shape = Shape::of(call);
-    let [words, texts, log_omega, frames, videos, bias, log_weights, mut scores, mut views, mut relevance, mut scratch] =
-        call.args();
+    let [words, texts, log_omega, frames, videos, bias, router @ ..] = call.args::<15>();
+    let [g, h, table, gram, log_weights, mut scores, mut views, mut relevance, mut scratch] = router;
     let operands = [words.f32(), log_omega.f32(), frames.f32(), bias.f32()];
     let mut problem = Problem::new(shape, operands, [texts.u32(), videos.u32()]);
     problem.log_weights = log_weights.f32();

@@ -49,8 +49,9 @@ struct Chunk<'a> {
 
 pub fn interact_grad(call: &mut Call) {
     let shape = Shape::of(call);
-    let [words, texts, log_omega, frames, videos, bias, log_weights, ds, dviews, drho, rest @ ..] = call.args::<16>();
-    let [mut dwords, mut dlog_omega, mut dframes, mut dbias, mut tiles, mut scratch] = rest;
+    let [words, texts, log_omega, frames, videos, bias, router @ ..] = call.args::<23>();
+    let [g, h, table, gram, log_weights, ds, dviews, drho, outs @ ..] = router;
+    let [mut dwords, mut dlog_omega, mut dframes, mut dbias, mut dg, mut dh, mut dgram, mut tiles, mut scratch] = outs;
     let operands = [words.f32(), log_omega.f32(), frames.f32(), bias.f32()];
     let mut problem = Problem::new(shape, operands, [texts.u32(), videos.u32()]);
     problem.log_weights = log_weights.f32();

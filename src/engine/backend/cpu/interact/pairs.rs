@@ -14,7 +14,8 @@ const PAIRS: usize = 32;
 pub fn interact_pairs(call: &mut Call) {
     let shape = Shape::of(call);
     let count = call.size(Shape::WORDS);
-    let [words, texts, log_omega, frames, videos, bias, pairs, mut scores, mut scratch] = call.args();
+    let [words, texts, log_omega, frames, videos, bias, router @ ..] = call.args::<13>();
+    let [g, h, table, gram, pairs, mut scores, mut scratch] = router;
     let operands = [words.f32(), log_omega.f32(), frames.f32(), bias.f32()];
     let problem = Problem::new(shape, operands, [texts.u32(), videos.u32()]);
     let sizes = Scratch { max_words: shape.max_words, max_frames: shape.max_frames };
