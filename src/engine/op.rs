@@ -443,11 +443,15 @@ pub fn no_gradient<T>(op: &str, why: &str) -> Result<T> {
 }
 
 pub mod attention;
+pub mod balance;
+pub mod consistency;
 pub mod contrast;
 pub mod conv;
 pub mod gather;
+pub mod hard_negatives;
 pub mod interact;
 pub mod linear;
+pub mod margin;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
@@ -455,6 +459,7 @@ pub mod quant;
 pub mod reduce;
 pub mod segment;
 pub mod topk;
+pub mod uniformity;
 
 /// Every op there is. Tests, gradient checks, benchmarks and the support table iterate this list.
 pub static OPS: &[&dyn Op] = &[
@@ -493,6 +498,15 @@ pub static OPS: &[&dyn Op] = &[
     &topk::TOP_K,
     &contrast::CONTRAST,
     &contrast::CONTRAST_GRAD,
+    &uniformity::UNIFORMITY,
+    &uniformity::UNIFORMITY_GRAD,
+    &consistency::CONSISTENCY,
+    &consistency::CONSISTENCY_GRAD,
+    &margin::MARGIN,
+    &margin::MARGIN_GRAD,
+    &hard_negatives::HARD_NEGATIVES,
+    &balance::BALANCE,
+    &balance::BALANCE_GRAD,
     &optim::CLIP_NORM,
     &optim::ADAM_W,
 ];

@@ -102,7 +102,7 @@ fn params(ins: &[Meta]) -> Params {
 }
 
 /// A vector of N numbers in the workspace, at place `i`.
-fn vector(i: u64, n: usize) -> Arg {
+pub(super) fn vector(i: u64, n: usize) -> Arg {
     let bytes = n as u64 * 4;
     if bytes == 0 { Arg::Absent } else { Arg::Work { offset: i * bytes.next_multiple_of(256), bytes } }
 }
@@ -231,7 +231,7 @@ static CONTRAST_GRAD_KERNEL: KernelDef = KernelDef {
     cuda: Some(&ptx::CONTRAST),
 };
 
-static CONTRAST_SCALE_KERNEL: KernelDef = KernelDef {
+pub(super) static CONTRAST_SCALE_KERNEL: KernelDef = KernelDef {
     name: "contrast_scale",
     operands: &[read("terms"), write("dlog_scale")],
     cpu: Some(cpu::contrast_scale),

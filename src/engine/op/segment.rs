@@ -49,7 +49,7 @@ pub struct SegmentReduce {
 
 pub static SEGMENT_REDUCE: SegmentReduce = SegmentReduce { kind: SegmentKind::Sum, tail: 0 };
 
-static SEGMENT_REDUCE_KERNEL: KernelDef = KernelDef {
+pub(super) static SEGMENT_REDUCE_KERNEL: KernelDef = KernelDef {
     name: "segment_reduce",
     operands: &[read("x"), read_u32("segments"), write("y")],
     cpu: Some(cpu::segment_reduce),
@@ -119,7 +119,7 @@ const KINDS: [(SegmentKind, u32); 5] = [
     (SegmentKind::Last, 0),
 ];
 
-fn params(rows: Dim, n: Dim, cols: usize, kind: SegmentKind, tail: u32) -> Params {
+pub(super) fn params(rows: Dim, n: Dim, cols: usize, kind: SegmentKind, tail: u32) -> Params {
     Params::new().size(rows).size(n).u32(cols).u32(kind as usize).u32(tail as usize)
 }
 
