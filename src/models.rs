@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod cba;
+pub mod evidence;
 pub mod folder;
 pub mod mean_pool;
 pub mod parameters;
@@ -113,9 +114,16 @@ pub trait Model: Send + Sync {
     /// Scores `[N, M]` of all pairs from both sides.
     fn scores(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Value>;
 
-    /// Similarity of every word token to every frame token `[ΣL, ΣT]`, and the relevance of frames to texts `[N, ΣT]`,
-    /// where the model has them: what `explain` shows.
-    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Option<Evidence>>;
+    /// What shows why a text and a video score as they do, by name; nothing where the model has no token scores. One
+    /// text and one video go in. [`evidence::Explanation`] reads: `words` `[ΣL, D]`, `frames` `[ΣT, k·D]`,
+    /// `word_log_weights` `[ΣL]`, `relevance` `[N, ΣT]`; of a router `router_text`, `router_frame`, `slot_table`; of a
+    /// counterfactual branch `background` `[1, ΣT]` and `background_scores` `[1, N, M]`.
+    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>>;
+
+    /// Experts that a pair keeps of a frame's slots; 0 for all.
+    fn kept(&self) -> usize {
+        0
+    }
 
     /// What a training batch is judged by; text i belongs to video i.
     fn losses(&self, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Vec<Term>> {
@@ -191,16 +199,6 @@ pub struct TextSide<'a> {
 pub struct VideoSide<'a> {
     pub inputs: &'a VideoInputs,
     pub tensors: &'a [Value],
-}
-
-/// Values that show why a pair scores as it does.
-pub struct Evidence {
-    /// `[ΣL, ΣT]` cosine of word and frame tokens.
-    pub similarity: Value,
-    /// `[ΣL]` logarithm of each word's weight in its text.
-    pub word_log_weights: Value,
-    /// `[N, ΣT]` relevance of each frame to each text; sums to 1 over a video.
-    pub relevance: Value,
 }
 
 /// The names that `--model` takes.

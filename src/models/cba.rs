@@ -19,9 +19,9 @@ pub use config::CbaConfig;
 use super::batch::{TextInputs, VideoInputs, stretched};
 use super::parameters::{Init, Parameters, Weights};
 use super::token_interaction::{declare_row_weight, row_weight};
-use super::{Config, Evidence, Model, Stage, TextSide, VideoSide};
+use super::{Config, Model, Stage, TextSide, VideoSide};
 use crate::engine::graph::{Graph, Value};
-use crate::engine::op::interact::Interact;
+use crate::engine::op::interact::{Foreground, Interact};
 use crate::engine::op::linear::LINEAR;
 use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Unary, UnaryKind};
@@ -273,12 +273,28 @@ impl Model for Cba {
         let segments = [text.inputs.segments, video.inputs.segments];
         g.apply(self.op(self.config.max_frames), &Self::operands(&t, &v, segments, Value::ABSENT))
     }
-    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Option<Evidence>> {
+    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
         let (t, v) = (TextTensors::of(text.tensors), VideoTensors::of(video.tensors));
         let segments = [text.inputs.segments, video.inputs.segments];
         let op = self.op(self.config.max_frames);
-        let outs = g.apply_all(op, &Self::operands(&t, &v, segments, Value::ABSENT))?;
-        Ok(None.or(Some(Evidence { similarity: outs[0], word_log_weights: t.weights, relevance: outs[2] })))
+        let mask = Foreground { interact: op, keep_background: true };
+        let background = g.apply(mask, &Self::operands(&t, &v, segments, Value::ABSENT)[..10])?;
+        let outs = g.apply_all(op, &Self::operands(&t, &v, segments, background))?;
+        let all = [
+            ("words", t.words),
+            ("frames", v.experts),
+            ("word_log_weights", t.weights),
+            ("relevance", outs[2]),
+            ("background", background),
+            ("background_scores", outs[1]),
+            ("router_text", t.router),
+            ("router_frame", v.router),
+            ("slot_table", v.table),
+        ];
+        Ok(all.into_iter().filter(|(_, value)| !value.is_absent()).collect())
+    }
+    fn kept(&self) -> usize {
+        self.op(0).kept as usize
     }
     fn losses(&self, g: &mut Graph, w: &Weights, batch: &super::Batch) -> Result<Vec<super::Term>> {
         losses::losses(self, g, w, batch)

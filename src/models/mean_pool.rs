@@ -3,7 +3,7 @@
 
 use super::batch::{TextInputs, VideoInputs};
 use super::parameters::{Parameters, Weights};
-use super::{Config, Evidence, Model, TextSide, VideoSide};
+use super::{Config, Model, TextSide, VideoSide};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::linear::{LINEAR, Linear};
 use crate::engine::op::norm::Unit;
@@ -49,8 +49,8 @@ impl Model for MeanPool {
         let none = Value::ABSENT;
         g.apply(Linear::new(false, true), &[text.tensors[0], video.tensors[0], none, none])
     }
-    fn evidence(&self, _: &mut Graph, _: &TextSide, _: &VideoSide) -> Result<Option<Evidence>> {
-        Ok(None)
+    fn evidence(&self, _: &mut Graph, _: &TextSide, _: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
+        Ok(vec![])
     }
 }
 

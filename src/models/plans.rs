@@ -151,8 +151,7 @@ fn gallery(g: &mut Graph, model: &dyn Model, capacity: Capacity) -> Result<(Vec<
     Ok((tensors, VideoInputs { frames: Value::ABSENT, times: Value::ABSENT, segments, capacity }))
 }
 
-/// One text and one video: `scores [1, 1]` and, where the model has them, `similarity`, `word_log_weights` and
-/// `relevance`.
+/// One text and one video: `scores [1, 1]` and what [`Model::evidence`] names.
 pub fn evidence(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     let mut g = Graph::new();
     let config = model.config();
@@ -165,10 +164,8 @@ pub fn evidence(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     let video_side = VideoSide { inputs: &video, tensors: &video_tensors };
     let scores = model.scores(&mut g, &text_side, &video_side)?;
     g.output("scores", scores);
-    if let Some(e) = model.evidence(&mut g, &text_side, &video_side)? {
-        g.output("similarity", e.similarity);
-        g.output("word_log_weights", e.word_log_weights);
-        g.output("relevance", e.relevance);
+    for (name, value) in model.evidence(&mut g, &text_side, &video_side)? {
+        g.output(name, value);
     }
     Ok(g)
 }

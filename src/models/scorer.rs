@@ -1,6 +1,6 @@
 //! A trained model on a device: scores all pairs and shows evidence. What an embedding program uses.
 
-use super::batch::{Capacity, FRAMES, Rows, WORDS, pack_texts, pack_videos};
+use super::batch::{Capacity, Rows, pack_texts, pack_videos};
 use super::rows::{TextRows, VideoRows};
 use super::tiles::{self, Side, Tile, Tiler};
 use super::{Config, Model, folder, plans};
@@ -24,19 +24,7 @@ pub struct Scorer<'a> {
     capacity: Capacity,
 }
 
-/// Why a pair scores as it does. Rows are words in the order of the text, the sentence vector last; columns are frames.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Explanation {
-    pub score: f32,
-    pub words: usize,
-    pub frames: usize,
-    /// `[words + 1, frames]` cosine; empty where the model has no token scores.
-    pub similarity: Vec<f32>,
-    /// `[words]`, sums to 1.
-    pub word_weights: Vec<f32>,
-    /// `[frames]`, sums to 1.
-    pub relevance: Vec<f32>,
-}
+pub use super::evidence::Explanation;
 
 impl<'a> Scorer<'a> {
     /// Loads a model folder for these texts and videos (positions in their sources).
@@ -102,32 +90,11 @@ impl<'a> Scorer<'a> {
     pub fn explain(&mut self, text: usize, video: usize) -> Result<Explanation> {
         let (texts, videos) = (&self.texts, &self.videos);
         let (text, video) = (self.text_items[text], self.video_items[video]);
+        let kept = self.model.kept();
         let outputs = self.executor.run(2, |slot| {
             pack_texts(slot, texts, &[text])?;
             pack_videos(slot, videos, &[video])
         })?;
-        let (rows, frames) = (outputs.counts.get(WORDS), outputs.counts.get(FRAMES));
-        let score = outputs.scalar("scores")?;
-        let words = rows.saturating_sub(1);
-        let Ok(similarity) = outputs.f32("similarity") else {
-            let none = Vec::new;
-            return Ok(Explanation {
-                score,
-                words,
-                frames,
-                similarity: none(),
-                word_weights: none(),
-                relevance: none(),
-            });
-        };
-        let stride = outputs.capacity("similarity", 1)?;
-        Ok(Explanation {
-            score,
-            words,
-            frames,
-            similarity: similarity.chunks(stride.max(1)).take(rows).flat_map(|r| r[..frames].to_vec()).collect(),
-            word_weights: outputs.f32("word_log_weights")?[..words].iter().map(|w| w.exp()).collect(),
-            relevance: outputs.f32("relevance")?[..frames].to_vec(),
-        })
+        Explanation::read(&outputs, kept)
     }
 }

@@ -4,10 +4,9 @@
 use super::batch::{TextInputs, VideoInputs};
 use super::mean_pool::project;
 use super::parameters::{Parameters, Weights};
-use super::{Config, Evidence, Model, TextSide, VideoSide};
+use super::{Config, Model, TextSide, VideoSide};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::interact::Interact;
-use crate::engine::op::linear::Linear;
 use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Unary, UnaryKind};
 use crate::engine::op::segment::SegmentLogSoftmax;
@@ -90,10 +89,9 @@ impl Model for TokenInteraction {
     fn scores(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Value> {
         g.apply(self.op(), &Self::operands(text, video))
     }
-    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Option<Evidence>> {
-        let none = Value::ABSENT;
-        let similarity = g.apply(Linear::new(false, true), &[text.tensors[0], video.tensors[0], none, none])?;
+    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
         let outs = g.apply_all(self.op(), &Self::operands(text, video))?;
-        Ok(Some(Evidence { similarity, word_log_weights: text.tensors[1], relevance: outs[2] }))
+        let ([words, weights], frames) = ([text.tensors[0], text.tensors[1]], video.tensors[0]);
+        Ok(vec![("words", words), ("frames", frames), ("word_log_weights", weights), ("relevance", outs[2])])
     }
 }

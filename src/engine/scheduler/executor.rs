@@ -201,6 +201,10 @@ pub struct Outputs<'a> {
 }
 
 impl Outputs<'_> {
+    pub fn has(&self, name: &str) -> bool {
+        self.plan.output(name).is_some()
+    }
+
     pub fn f32(&self, name: &str) -> Result<&[f32]> {
         Ok(bytemuck::cast_slice(self.output(name, DType::F32)?))
     }

@@ -12,8 +12,9 @@ use super::super::parameters::{Init, Parameters, Weights};
 use super::config::{Routing, RoutingMode, Sharing};
 use super::{declare_linear, linear_onto, project, rounded, router_logits};
 use crate::engine::graph::{Graph, Value};
-use crate::engine::op::experts::{Expert, GroupedLinear};
+use crate::engine::op::experts::Expert;
 use crate::engine::op::gram::Gram;
+use crate::engine::op::grouped::GroupedLinear;
 use crate::engine::op::linear::LINEAR;
 use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
@@ -135,7 +136,7 @@ pub fn frames(
         }
     };
     let (diagonal, bias) = (w.get("experts.diagonal")?, w.get("experts.bias")?);
-    let outs = g.apply_all(Expert { slots }, &[low, shared, v, diagonal, bias, table])?;
+    let outs = g.apply_all(Expert, &[low, shared, v, diagonal, bias, table])?;
     let gram = g.apply(Gram { slots }, &[outs[0]])?;
     Ok(Routed { experts: outs[0], router, gram, table, delta: outs[1], logits })
 }

@@ -79,8 +79,7 @@ fn attend(g: &mut Graph, w: &Weights, trunk: &Trunk, name: &str, x: Value, seen:
     for (value, part) in parts.iter_mut().zip(["query", "key", "value"]) {
         *value = project(g, w, &format!("{name}.attention.{part}"), y, false)?;
     }
-    let longest = seen.longest as u32;
-    let op = Attention { heads: trunk.heads as u32, max_queries: longest, max_keys: longest };
+    let op = Attention { heads: trunk.heads, max_queries: seen.longest, max_keys: seen.longest };
     let [query, key, value] = parts;
     let seen_by_all = g.apply(op, &[query, key, value, seen.segments, seen.segments, Value::ABSENT])?;
     linear_onto(g, w, &format!("{name}.attention.out"), seen_by_all, x)

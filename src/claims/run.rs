@@ -1,0 +1,202 @@
+//! Runs the jobs of a claim: some at once, each cached under what it depends on, so that nothing is done twice.
+
+use super::bars::{Judged, Table, judge};
+use super::{Claim, Effort, Job, Measures, Variant};
+use crate::data::files::{read_capped, write_whole};
+use crate::data::worlds::Law;
+use crate::engine::backend::Backend;
+use crate::error::{Error, Result};
+use crate::random::Random;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// What a person asks for.
+#[derive(Copy, Clone)]
+pub struct Request<'a> {
+    pub seeds: usize,
+    /// Fresh seeds come from a fresh base.
+    pub seed_base: u64,
+    pub law: Law,
+    pub effort: Effort,
+    /// Variants by name; all when empty.
+    pub only: &'a [String],
+    /// Where results are kept.
+    pub cache: &'a Path,
+    /// Jobs at once.
+    pub jobs: usize,
+}
+
+/// How a claim came out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    pub claim: String,
+    pub says: String,
+    pub law: Law,
+    pub quick: bool,
+    pub seeds: Vec<u64>,
+    pub seed_base: u64,
+    pub device: String,
+    pub table: Table,
+    /// Empty where not all variants were run, or where the effort proves nothing.
+    pub bars: Vec<Judged>,
+    /// Seconds that the jobs took which were not in the cache, added up.
+    pub seconds: f64,
+}
+
+impl Outcome {
+    pub fn holds(&self) -> bool {
+        self.bars.iter().all(|b| b.holds != Some(false))
+    }
+}
+
+/// A measured job on disk.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    format: String,
+    /// All that its numbers depend on; another text means that it has to be measured again.
+    depends_on: String,
+    measures: Measures,
+    device: String,
+    seconds: f64,
+}
+
+const FORMAT: &str = "moviola-claim 1";
+const LIMIT: u64 = 1 << 20;
+
+/// Seed `i` of a base.
+pub fn seed(base: u64, i: usize) -> u64 {
+    // Below 2⁵³, so that JSON readers keep it.
+    Random::new(base, 0x636c_6169_6d73).bits(i as u64) >> 11
+}
+
+struct Task<'a> {
+    variant: &'a Variant,
+    seed: u64,
+    file: PathBuf,
+    depends_on: String,
+}
+
+/// Measures what is not in the cache yet, and judges.
+///
+/// # Errors
+/// The first error of a job; [`Error::Stopped`] when `stop` becomes true. What was measured stays in the cache.
+pub fn run(
+    claim: &dyn Claim,
+    request: &Request,
+    open: &(dyn Fn() -> Result<Box<dyn Backend>> + Sync),
+    progress: &(dyn Fn(usize, usize, &str) + Sync),
+    stop: &AtomicBool,
+) -> Result<Outcome> {
+    let variants = claim.variants(request.effort);
+    if let Some(unknown) = request.only.iter().find(|name| !variants.iter().any(|v| v.name == **name)) {
+        let names: Vec<&str> = variants.iter().map(|v| v.name).collect();
+        let fix = format!("use some of {}", names.join(", "));
+        return Err(Error::config("--only", format!("there is no variant {unknown:?}"), fix));
+    }
+    let chosen = |v: &&Variant| request.only.is_empty() || request.only.iter().any(|name| name == v.name);
+    let seeds: Vec<u64> = (0..request.seeds).map(|i| seed(request.seed_base, i)).collect();
+    let tasks: Vec<Task> = seeds
+        .iter()
+        .flat_map(|seed| variants.iter().filter(chosen).map(|variant| task(claim, request, variant, *seed)))
+        .collect();
+    let (next, done, fresh) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(0.0));
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let worker = || {
+        while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if stop.load(Ordering::Relaxed) || lock(&failed).is_some() {
+                return;
+            }
+            if kept(task).is_none() {
+                progress(done.load(Ordering::Relaxed), tasks.len(), task.variant.name);
+                match measure(claim, request, task, open, stop) {
+                    Ok(seconds) => *lock(&fresh) += seconds,
+                    Err(e) => {
+                        lock(&failed).get_or_insert(e);
+                        return;
+                    }
+                }
+            }
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, tasks.len(), task.variant.name);
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..request.jobs.clamp(1, tasks.len().max(1))).for_each(|_| {
+            scope.spawn(worker);
+        });
+    });
+    if let Some(e) = lock(&failed).take() {
+        return Err(e);
+    }
+    let mut table = Table::default();
+    let mut device = String::new();
+    for task in &tasks {
+        let Some(kept) = kept(task) else { return Err(Error::Stopped) };
+        device = kept.device;
+        table.variants.entry(task.variant.name.into()).or_default().push(kept.measures);
+    }
+    let complete = request.only.is_empty() && request.effort == Effort::Full;
+    let bars = if complete { claim.bars().iter().map(|b| judge(b, &table)).collect() } else { vec![] };
+    let seconds = *lock(&fresh);
+    Ok(Outcome {
+        claim: claim.name().into(),
+        says: claim.says().into(),
+        law: request.law,
+        quick: request.effort == Effort::Quick,
+        seeds,
+        seed_base: request.seed_base,
+        device,
+        table,
+        bars,
+        seconds,
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A worker that panicked ends the scope with its panic anyway.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u64) -> Task<'a> {
+    let effort = if request.effort == Effort::Quick { "quick" } else { "full" };
+    let name = format!("{}-{}-{effort}-{}-{seed}", claim.name(), request.law.name(), variant.name);
+    let Variant { name: _, about: _, config, options, mask } = variant;
+    let version = env!("CARGO_PKG_VERSION");
+    let depends_on = format!("{version} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?}", claim.name(), request.law);
+    Task { variant, seed, file: request.cache.join(format!("{name}.json")), depends_on }
+}
+
+/// What the cache holds of a task, if it is still true.
+fn kept(task: &Task) -> Option<Kept> {
+    let bytes = read_capped(&task.file, LIMIT).ok()?;
+    let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+    (kept.format == FORMAT && kept.depends_on == task.depends_on).then_some(kept)
+}
+
+fn measure(
+    claim: &dyn Claim,
+    request: &Request,
+    task: &Task,
+    open: &(dyn Fn() -> Result<Box<dyn Backend>> + Sync),
+    stop: &AtomicBool,
+) -> Result<f64> {
+    let begun = std::time::Instant::now();
+    let scratch = task.file.with_extension("partial");
+    let remove = || match std::fs::remove_dir_all(&scratch) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &scratch)(e)),
+        _ => Ok(()),
+    };
+    remove()?;
+    std::fs::create_dir_all(&scratch).map_err(Error::io("create", &scratch))?;
+    let (variant, seed, law, effort) = (task.variant, task.seed, request.law, request.effort);
+    let job = Job { variant, seed, law, effort, scratch: &scratch, stop, open };
+    let device = open()?.name();
+    let measures = claim.measure(&job)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let kept = Kept { format: FORMAT.into(), depends_on: task.depends_on.clone(), measures, device, seconds };
+    let text = serde_json::to_string_pretty(&kept).map_err(|e| Error::config("claims", e.to_string(), "report it"))?;
+    write_whole(&task.file, text.as_bytes())?;
+    remove()?;
+    Ok(seconds)
+}

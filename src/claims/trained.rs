@@ -1,0 +1,47 @@
+//! What the experiments share: training a variant, and looking at what it learned.
+
+use super::Job;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::eval::scoring::{count_ranks, relevance};
+use crate::eval::{CaptionMode, Directions, Retrieval, Setting};
+use crate::models::scorer::Scorer;
+use crate::train::{Run, TrainOptions, Trainer};
+use std::path::PathBuf;
+
+/// Trains the job's variant and gives its model folder.
+///
+/// # Errors
+/// [`Error::Stopped`] when the job is stopped; whatever training raises.
+pub fn train(
+    job: &Job,
+    data: &Dataset,
+    foreground: Option<&(dyn Fn(usize, usize) -> bool + Sync)>,
+) -> Result<PathBuf> {
+    let out = job.scratch.join("model");
+    let options = TrainOptions { seed: job.seed, ..job.variant.options.clone() };
+    let run = Run {
+        out: &out,
+        config: &job.variant.config,
+        options: &options,
+        train: data,
+        val: None,
+        resume: false,
+        foreground,
+    };
+    let mut trainer = Trainer::new(&run, (job.open)()?, |_| {})?;
+    let summary = trainer.run(job.stop, |_| {})?;
+    if summary.stopped_early { Err(Error::Stopped) } else { Ok(out) }
+}
+
+/// R@1 in percent, text to video and video to text, of all texts of a data set against its gallery; ties expected.
+pub fn recall(job: &Job, model: &std::path::Path, data: &Dataset) -> Result<[f64; 2]> {
+    let texts: Vec<usize> = data.pairs.iter().map(|p| p.text).collect();
+    let mut scorer = Scorer::open(model, (&*data.texts, texts), (&*data.videos, data.gallery()), (job.open)()?)?;
+    let (mut tiler, texts, videos) = scorer.tiler();
+    let truth = relevance(data)?;
+    let counts =
+        count_ranks(&mut tiler, texts, videos, truth, CaptionMode::MinRank, Directions::Both, job.stop)?;
+    let r = Retrieval::new(&counts, &Setting::new(scorer.device()))?;
+    Ok([r.t2v, r.v2t].map(|m| m.map_or(0.0, |m| m.recall_at_1)))
+}
