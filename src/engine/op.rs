@@ -443,13 +443,17 @@ pub fn no_gradient<T>(op: &str, why: &str) -> Result<T> {
 }
 
 pub mod contrast;
+pub mod experts;
 pub mod gather;
+pub mod gram;
+pub mod grouped;
 pub mod interact;
 pub mod linear;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
 pub mod reduce;
+pub mod route;
 pub mod segment;
 pub mod topk;
 
@@ -481,4 +485,15 @@ pub static OPS: &[&dyn Op] = &[
     &contrast::CONTRAST_GRAD,
     &optim::CLIP_NORM,
     &optim::ADAM_W,
+    &route::ROUTE,
+    &route::ROUTE_GRAD,
+    &grouped::GROUPED_LINEAR,
+    &grouped::GROUPED_LINEAR_DX,
+    &grouped::GROUPED_LINEAR_DW,
+    &experts::EXPERT,
+    &experts::EXPERT_GRAD,
+    &gram::GRAM,
+    &gram::GRAM_GRAD,
+    &gram::DECORRELATE,
+    &gram::DECORRELATE_GRAD,
 ];

@@ -16,7 +16,7 @@ pub struct SumRows;
 
 pub static SUM_ROWS: SumRows = SumRows;
 
-static SUM_ROWS_KERNEL: KernelDef = KernelDef {
+pub(super) static SUM_ROWS_KERNEL: KernelDef = KernelDef {
     name: "sum_rows",
     operands: &[read("x"), write("y")],
     cpu: Some(cpu::sum_rows),
@@ -133,7 +133,7 @@ static MEAN_PARTS_KERNEL: KernelDef = KernelDef {
     cuda: Some(&ptx::REDUCE),
 };
 
-static MEAN_ALL_KERNEL: KernelDef = KernelDef {
+pub(super) static MEAN_ALL_KERNEL: KernelDef = KernelDef {
     name: "mean_all",
     operands: &[read("sums"), write("y")],
     cpu: Some(cpu::mean_all),
