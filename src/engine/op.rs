@@ -449,6 +449,10 @@ pub mod contrast;
 pub mod conv;
 pub mod gather;
 pub mod hard_negatives;
+pub mod experts;
+pub mod gather;
+pub mod gram;
+pub mod grouped;
 pub mod interact;
 pub mod linear;
 pub mod margin;
@@ -457,6 +461,7 @@ pub mod optim;
 pub mod pointwise;
 pub mod quant;
 pub mod reduce;
+pub mod route;
 pub mod segment;
 pub mod topk;
 pub mod uniformity;
@@ -509,4 +514,15 @@ pub static OPS: &[&dyn Op] = &[
     &balance::BALANCE_GRAD,
     &optim::CLIP_NORM,
     &optim::ADAM_W,
+    &route::ROUTE,
+    &route::ROUTE_GRAD,
+    &grouped::GROUPED_LINEAR,
+    &grouped::GROUPED_LINEAR_DX,
+    &grouped::GROUPED_LINEAR_DW,
+    &experts::EXPERT,
+    &experts::EXPERT_GRAD,
+    &gram::GRAM,
+    &gram::GRAM_GRAD,
+    &gram::DECORRELATE,
+    &gram::DECORRELATE_GRAD,
 ];

@@ -4,7 +4,10 @@
 //! bits with one thread and with many.
 
 pub mod contrast;
+pub mod experts;
 pub mod gather;
+pub mod gram;
+pub mod grouped;
 pub mod interact;
 pub mod lanes;
 pub mod linear;
@@ -13,6 +16,7 @@ pub mod optim;
 pub mod pointwise;
 mod raw;
 pub mod reduce;
+pub mod route;
 pub mod segment;
 pub mod topk;
 

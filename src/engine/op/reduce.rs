@@ -133,7 +133,7 @@ static MEAN_PARTS_KERNEL: KernelDef = KernelDef {
     cuda: Some(&ptx::REDUCE),
 };
 
-static MEAN_ALL_KERNEL: KernelDef = KernelDef {
+pub(super) static MEAN_ALL_KERNEL: KernelDef = KernelDef {
     name: "mean_all",
     operands: &[read("sums"), write("y")],
     cpu: Some(cpu::mean_all),

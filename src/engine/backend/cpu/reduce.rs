@@ -45,9 +45,9 @@ pub fn mean_parts(call: &mut Call) {
 }
 
 pub fn mean_all(call: &mut Call) {
-    let n = call.size(0);
+    let (n, part) = (call.size(0), call.u32(1) as usize);
     let [sums, mut y] = call.args();
-    let total: f64 = sums.f32()[..n.div_ceil(PART)].iter().map(|s| f64::from(*s)).sum();
+    let total: f64 = sums.f32()[..n.div_ceil(part.max(1))].iter().map(|s| f64::from(*s)).sum();
     y.f32_mut()[0] = (total / n.max(1) as f64) as f32;
 }
 
