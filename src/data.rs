@@ -23,7 +23,7 @@ pub mod sink;
 pub mod source;
 pub mod tensor_files;
 pub mod tokens;
-pub mod world;
+pub mod worlds;
 
 pub use check::{Report, check};
 pub use convert::{ConvertOptions, convert};

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use moviola::data::generated::{Lengths, MsrvttOptions, make_msrvtt};
 use moviola::data::shard_writer::{ShardOptions, ShardWriter};
 use moviola::data::sink::{OutputFormat, Sink};
-use moviola::data::world::SimpleWorld;
+use moviola::data::worlds::SimpleWorld;
 use moviola::data::{
     About, ConvertOptions, Dataset, Layout, Report, Severity, Split, TokenDtype, check, convert, inspect, npy,
     open_tokens,

@@ -1,7 +1,7 @@
 //! What a run takes: nothing more after warm-up, and nothing that grows with the product of texts and videos.
 
 use moviola::data::tokens::SourceFormat;
-use moviola::data::world::SimpleWorld;
+use moviola::data::worlds::SimpleWorld;
 use moviola::data::{About, Dataset, Provenance, Split, TokenDtype, TokenSource};
 use moviola::engine::backend::cpu::Cpu;
 use moviola::error::Result;

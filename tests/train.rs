@@ -1,7 +1,7 @@
 //! Training: the same bits whatever the threads and interruptions, the same losses on every back end, and refusals
 //! before anything is lost.
 
-use moviola::data::world::SimpleWorld;
+use moviola::data::worlds::SimpleWorld;
 use moviola::data::{Dataset, Split};
 use moviola::engine::backend::Backend;
 use moviola::engine::backend::cpu::Cpu;

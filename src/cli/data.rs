@@ -3,10 +3,11 @@
 use super::{Common, STOP, output, progress};
 use crate::data::generated::{Lengths, MsrvttOptions, make_msrvtt};
 use crate::data::sink::OutputFormat;
-use crate::data::world::SimpleWorld;
+use crate::data::worlds;
 use crate::data::{ConvertOptions, Inspection, Kind, Report, Severity, TokenDtype, check, convert, inspect};
 use crate::error::{Error, Result};
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -37,8 +38,12 @@ Example:
         after_help = "Example:\n  moviola data convert features/ shards/ --encoder openai/clip-vit-base-patch32 --fps 1"
     )]
     Convert(Convert),
-    /// Make a small generated data set with ground truth.
-    #[command(after_help = "Example:\n  moviola data world --out world --train 1024 --seed 7")]
+    /// Make a generated data set with ground truth.
+    #[command(after_help = "\
+Examples:
+  moviola data world --out world --train 1024 --seed 7
+  moviola data world --name spurious-background --out s1 --set beta=4 --set rho_train=0.9
+  moviola data world --name temporal-order --generator held-out --out s3")]
     World(World),
     /// Make token files for the real MSR-VTT 1k-A lists, from the words of their captions.
     #[command(after_help = "Example:\n  moviola data msrvtt --lists lists/ --out msrvtt --format npy --dtype f32")]
@@ -100,21 +105,31 @@ struct Convert {
 struct World {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// simple to try things out, or a benchmark that can show a claim to be wrong.
+    #[arg(long, default_value = "simple", value_parser = worlds::World::NAMES)]
+    name: String,
+    /// The law of a benchmark: held-out is for the end, nothing is tuned on it.
+    #[arg(long, value_parser = ["main", "held-out"])]
+    generator: Option<String>,
+    #[arg(long)]
+    seed: Option<u64>,
     /// Videos to train on.
-    #[arg(long, default_value_t = 512)]
-    train: usize,
-    #[arg(long, default_value_t = 64)]
-    val: usize,
-    #[arg(long, default_value_t = 128)]
-    test: usize,
+    #[arg(long)]
+    train: Option<usize>,
+    #[arg(long)]
+    val: Option<usize>,
+    /// Videos of the test.
+    #[arg(long)]
+    test: Option<usize>,
     /// Width of a token.
-    #[arg(long, default_value_t = 128)]
-    dim: usize,
-    /// Length of the noise on a frame, whose event has length 1.
-    #[arg(long, default_value_t = 0.5)]
-    noise: f32,
+    #[arg(long)]
+    dim: Option<usize>,
+    /// Length of the noise on a frame.
+    #[arg(long)]
+    noise: Option<f32>,
+    /// Any other parameter, as in the world.json it writes.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 #[derive(Args)]
@@ -160,20 +175,7 @@ impl Data {
                 output::result(common, &found, || inspected(&found))
             }
             What::Convert(c) => c.run(common),
-            What::World(w) => {
-                let world = SimpleWorld {
-                    seed: w.seed,
-                    train: w.train,
-                    val: w.val,
-                    test: w.test,
-                    dim: w.dim,
-                    noise: w.noise,
-                    ..SimpleWorld::default()
-                };
-                world.write(&w.out)?;
-                let next = format!("moviola train --data {} --out run", w.out.display());
-                output::result(common, &world, || format!("wrote {}\nnext: {next}", w.out.display()))
-            }
+            What::World(w) => w.run(common),
             What::Msrvtt(m) => m.run(common),
         }
     }
@@ -201,6 +203,43 @@ impl Convert {
         })?;
         bar.finish_and_clear();
         output::result(common, &written, || format!("wrote {}", self.to.display()))
+    }
+}
+
+impl World {
+    fn run(&self, common: &Common) -> Result<()> {
+        let world = worlds::World::with(&self.name, self.parameters()?)?;
+        world.write(&self.out)?;
+        let next = format!("moviola train --data {} --out run", self.out.display());
+        output::result(common, &world, || format!("wrote {}\nnext: {next}", self.out.display()))
+    }
+
+    /// What differs from the world's defaults.
+    fn parameters(&self) -> Result<Map<String, Value>> {
+        let mut parameters = Map::new();
+        // The test of a benchmark is a gallery.
+        let test = if self.name == "simple" { "test" } else { "gallery" };
+        let numbers = [("train", self.train), ("val", self.val), (test, self.test), ("dim", self.dim)];
+        let numbers = numbers.map(|(key, value)| (key, value.map(Value::from)));
+        let others = [
+            ("seed", self.seed.map(Value::from)),
+            ("noise", self.noise.map(Value::from)),
+            ("generator", self.generator.clone().map(Value::from)),
+        ];
+        for (key, value) in numbers.into_iter().chain(others) {
+            if let Some(value) = value {
+                parameters.insert(key.into(), value);
+            }
+        }
+        for setting in &self.set {
+            let Some((key, value)) = setting.split_once('=') else {
+                return Err(Error::config("--set", format!("{setting:?} has no ="), "write --set KEY=VALUE"));
+            };
+            // What is no JSON is a word.
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            parameters.insert(key.trim().into(), value);
+        }
+        Ok(parameters)
     }
 }
 

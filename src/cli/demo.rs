@@ -3,7 +3,7 @@
 use super::explain::explain;
 use super::train::{loss_curve, train_model, validation_curve};
 use super::{Common, STOP, device, output};
-use crate::data::world::SimpleWorld;
+use crate::data::worlds::SimpleWorld;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::eval::scoring::{count_ranks, relevance};

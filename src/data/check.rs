@@ -186,15 +186,17 @@ fn check_source(source: &dyn TokenSource, problems: &mut Problems) -> SourceSumm
 
 /// Files that no layout knows.
 fn strangers(dir: &Path, problems: &mut Problems) {
-    const KNOWN: [&str; 12] = [
+    const KNOWN: [&str; 14] = [
         layout::CAPTIONS,
         layout::MSRVTT_TEST,
         layout::MSRVTT_TRAIN,
         layout::MSRVTT_VAL,
         layout::MSRVTT_JSON,
         layout::MSRVTT_TRAIN_CAPTIONS,
-        super::world::WORLD,
-        super::world::TRUTH,
+        super::worlds::common::WORLD,
+        super::worlds::common::TRUTH,
+        super::worlds::common::QUERIES,
+        super::worlds::common::TESTS,
         "videos",
         "texts",
         "videos.safetensors",

@@ -41,6 +41,8 @@ pub struct Dataset {
     pub pairs: Vec<Pair>,
     /// Distinct captions, trimmed, otherwise as they are.
     pub captions: Vec<String>,
+    /// Better keys than ids and captions give.
+    known: Option<Keys>,
 }
 
 impl fmt::Debug for Dataset {
@@ -73,7 +75,7 @@ impl Dataset {
         let (pairs, captions) = resolve(&listing, &*videos, &*texts, &mut problems);
         problems.refuse()?;
         let name = dir.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into());
-        Ok(Self { name, split, videos, texts, pairs, captions })
+        Ok(Self { name, split, videos, texts, pairs, captions, known: None })
     }
 
     /// A data set from parts that are at hand.
@@ -91,7 +93,20 @@ impl Dataset {
         let listing = Listing { place: PathBuf::from(name), entries };
         let (pairs, captions) = resolve(&listing, &*videos, &*texts, &mut problems);
         problems.refuse()?;
-        Ok(Self { name: name.to_string(), split, videos, texts, pairs, captions })
+        Ok(Self { name: name.to_string(), split, videos, texts, pairs, captions, known: None })
+    }
+
+    /// The same data with `keys` of its own, for data of which more is known than ids and captions say.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there is one video key and one caption key a pair.
+    pub fn with_keys(self, keys: Keys) -> Result<Self> {
+        let (videos, captions, pairs) = (keys.video.len(), keys.caption.len(), self.pairs.len());
+        if videos != pairs || captions != pairs {
+            let what = format!("{videos} video keys and {captions} caption keys do not fit {pairs} pairs");
+            return Err(Error::shape("with_keys", what));
+        }
+        Ok(Self { known: Some(keys), ..self })
     }
 
     /// The videos of this split, in the order in which pairs first name them: the gallery of a retrieval test.
@@ -124,6 +139,9 @@ impl Dataset {
 
     /// One video key and one caption key a pair.
     pub fn keys(&self) -> Keys {
+        if let Some(known) = &self.known {
+            return known.clone();
+        }
         // Positions fit: sources refuse more than 2³² ids, and captions are no more than texts.
         Keys {
             video: self.pairs.iter().map(|pair| pair.video as u32).collect(),

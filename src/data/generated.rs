@@ -16,7 +16,7 @@ use super::layout::{self, Entry, Layout, MSRVTT_TEST, MSRVTT_TRAIN, MSRVTT_TRAIN
 use super::problem::Problems;
 use super::sink::{OutputFormat, Sink};
 use super::tokens::{About, Kind, TokenDtype};
-use super::world::json_line;
+use super::worlds::common::json_line;
 use crate::error::{Error, Result};
 use crate::random::Random;
 

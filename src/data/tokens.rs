@@ -7,6 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problems;
+use super::shard::sound_times;
 use crate::error::{Error, Result};
 
 /// Largest number of values in one item: 2³², that is 16 GiB of f32.
@@ -287,6 +288,8 @@ pub(crate) fn times_at(fps: f32, rows: usize) -> Cow<'static, [f32]> {
 pub struct InMemory {
     ids: Ids,
     items: Vec<Tokens>,
+    /// Seconds of each row of each item; none at all where `about.fps` says it.
+    times: Vec<Vec<f32>>,
     dim: usize,
     provenance: Provenance,
 }
@@ -312,7 +315,22 @@ impl InMemory {
         })?;
         let provenance =
             Provenance { path: place.into(), format: SourceFormat::Memory, dtype: Some(TokenDtype::F32), about };
-        Ok(Self { ids, items, dim, provenance })
+        Ok(Self { ids, items, times: Vec::new(), dim, provenance })
+    }
+
+    /// The same items, with `times` in seconds for each row of each.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for times that are not finite, not ascending, or not one a row.
+    pub fn timed(self, times: Vec<Vec<f32>>) -> Result<Self> {
+        if times.len() != self.items.len() {
+            let what = format!("{} lists of times for {} items", times.len(), self.items.len());
+            return Err(Error::data("memory", "all items", what, "give one list an item"));
+        }
+        for ((id, item), times) in self.ids.names().iter().zip(&self.items).zip(&times) {
+            sound_times(times, item.rows).map_err(|complaint| complaint.at(&self.provenance.path, id))?;
+        }
+        Ok(Self { times, ..self })
     }
 }
 
@@ -334,7 +352,8 @@ impl TokenSource for InMemory {
         Ok(())
     }
     fn timestamps(&self, i: usize) -> Option<Cow<'_, [f32]>> {
-        self.provenance.about.fps.map(|fps| times_at(fps, self.rows(i)))
+        let known = self.times.get(i).map(|times| Cow::Borrowed(times.as_slice()));
+        known.or_else(|| self.provenance.about.fps.map(|fps| times_at(fps, self.rows(i))))
     }
     fn provenance(&self) -> &Provenance {
         &self.provenance

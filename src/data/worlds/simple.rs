@@ -5,23 +5,18 @@
 //! bring the two together. All of it follows from one seed.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::directions::{add, add_noise, direction, make_unit, push_sentence, stream_of};
-use super::files::{Beside, write_whole};
-use super::layout::{CAPTIONS, Split};
-use super::sink::{OutputFormat, Sink};
-use super::tokens::{About, Kind, TokenDtype};
+use super::common::{TRUTH, WORLD, json_line};
+use crate::data::directions::{add, add_noise, direction, make_unit, push_sentence, stream_of};
+use crate::data::files::{Beside, write_whole};
+use crate::data::layout::{CAPTIONS, Split};
+use crate::data::sink::{OutputFormat, Sink};
+use crate::data::tokens::{About, Kind, TokenDtype};
 use crate::error::{Error, Result};
 use crate::random::Random;
-
-/// The parameters of a world, beside it.
-pub const WORLD: &str = "world.json";
-/// What happens when in each video, a JSON object a line: [`Truth`].
-pub const TRUTH: &str = "truth.jsonl";
 
 /// The parameters; `default()` makes 704 videos in a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,7 +97,7 @@ const PHRASES: [(&str, &str, &str); 4] = [
 const SHORTEST: usize = 2;
 
 impl SimpleWorld {
-    /// Writes the world to the new folder `dir` in the native layout, with [`WORLD`] and [`TRUTH`] beside.
+    /// Writes the world to the new folder `dir` in the native layout, with [`WORLD`] and [`TRUTH`] beside: a [`Truth`] a line.
     ///
     /// # Errors
     /// [`Error::Config`] for parameters that make no world, [`Error::Format`] if `dir` holds something already.
@@ -250,12 +245,6 @@ fn caption(events: &[Happening], c: usize) -> String {
         words.push(&happening.event);
     }
     words.join(" ").trim().to_string()
-}
-
-/// Appends a value and a line end.
-pub(crate) fn json_line(to: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
-    serde_json::to_writer(&mut *to, value).map_err(|error| Error::io("write", "JSON")(error.into()))?;
-    to.write_all(b"\n").map_err(Error::io("write", "JSON"))
 }
 
 #[cfg(test)]
