@@ -3,8 +3,10 @@
 //! A kernel divides its work into parts of a fixed size, never by the number of threads: the same seed gives the same
 //! bits with one thread and with many.
 
+pub mod attention;
 pub mod contrast;
 pub mod experts;
+pub mod conv;
 pub mod gather;
 pub mod gram;
 pub mod grouped;
@@ -14,6 +16,7 @@ pub mod linear;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
+pub mod quant;
 mod raw;
 pub mod reduce;
 pub mod route;

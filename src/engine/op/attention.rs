@@ -3,6 +3,7 @@
 //! Segment n of the queries attends to segment n of the keys, head by head: head h has columns h·d to (h + 1)·d of
 //! every row, d = D / heads. Problems are many and small: some dozen frames or words, 16 to 64 columns a head.
 
+use super::super::backend::cpu::attention as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::reduce::SUM_ROWS_KERNEL;
@@ -50,7 +51,7 @@ static ATTENTION_KERNEL: KernelDef = KernelDef {
         write("y"),
         write("lse"),
     ],
-    cpu: None,
+    cpu: Some(cpu::attention),
     wgsl: None,
     cuda: None,
 };
@@ -234,7 +235,7 @@ static ATTENTION_GRAD_KERNEL: KernelDef = KernelDef {
         write("dv"),
         write("dlog_weights"),
     ],
-    cpu: None,
+    cpu: Some(cpu::attention_grad),
     wgsl: None,
     cuda: None,
 };

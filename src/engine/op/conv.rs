@@ -3,6 +3,7 @@
 //! Every column is filtered by itself, along the rows of its segment. What the filter would read before the first row
 //! of a segment is that row again, and the last one behind it: clips do not fade in from black.
 
+use super::super::backend::cpu::conv as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::reduce::SUM_ROWS_KERNEL;
@@ -30,7 +31,7 @@ pub static CONV: Conv = Conv;
 static CONV_KERNEL: KernelDef = KernelDef {
     name: "conv",
     operands: &[read("x"), read("weight"), read("bias"), read_u32("segments"), write("y")],
-    cpu: None,
+    cpu: Some(cpu::conv),
     wgsl: None,
     cuda: None,
 };
@@ -135,7 +136,7 @@ pub static CONV_DX: ConvDx = ConvDx;
 static CONV_DX_KERNEL: KernelDef = KernelDef {
     name: "conv_dx",
     operands: &[read("dy"), read("weight"), read_u32("segments"), write("dx")],
-    cpu: None,
+    cpu: Some(cpu::conv_dx),
     wgsl: None,
     cuda: None,
 };
@@ -203,7 +204,7 @@ pub static CONV_DW: ConvDw = ConvDw { width: 3 };
 static CONV_DW_KERNEL: KernelDef = KernelDef {
     name: "conv_dw",
     operands: &[read("x"), read("dy"), read_u32("segments"), write("filters"), write("biases")],
-    cpu: None,
+    cpu: Some(cpu::conv_dw),
     wgsl: None,
     cuda: None,
 };

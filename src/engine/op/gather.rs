@@ -144,7 +144,7 @@ pub static GATHER_LERP: GatherLerp = GatherLerp;
 static GATHER_LERP_KERNEL: KernelDef = KernelDef {
     name: "gather_lerp",
     operands: &[read("x"), read_u32("first"), read_u32("second"), read("weight"), write("y")],
-    cpu: None,
+    cpu: Some(cpu::gather_lerp),
     wgsl: None,
     cuda: None,
 };
@@ -216,7 +216,7 @@ pub static SCATTER_LERP: ScatterLerp = ScatterLerp { rows: Dim::Fixed(1) };
 static SCATTER_LERP_KERNEL: KernelDef = KernelDef {
     name: "scatter_lerp",
     operands: &[read("dy"), read_u32("first"), read_u32("second"), read("weight"), write("x")],
-    cpu: None,
+    cpu: Some(cpu::scatter_lerp),
     wgsl: None,
     cuda: None,
 };

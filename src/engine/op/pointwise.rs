@@ -280,8 +280,13 @@ pub struct ScaleRows;
 
 pub static SCALE_ROWS: ScaleRows = ScaleRows;
 
-static SCALE_ROWS_KERNEL: KernelDef =
-    KernelDef { name: "scale_rows", operands: &[read("x"), read("w"), write("y")], cpu: None, wgsl: None, cuda: None };
+static SCALE_ROWS_KERNEL: KernelDef = KernelDef {
+    name: "scale_rows",
+    operands: &[read("x"), read("w"), write("y")],
+    cpu: Some(cpu::scale_rows),
+    wgsl: None,
+    cuda: None,
+};
 
 impl Op for ScaleRows {
     fn name(&self) -> &'static str {
@@ -328,8 +333,13 @@ pub struct RowDot;
 
 pub static ROW_DOT: RowDot = RowDot;
 
-static ROW_DOT_KERNEL: KernelDef =
-    KernelDef { name: "row_dot", operands: &[read("a"), read("b"), write("y")], cpu: None, wgsl: None, cuda: None };
+static ROW_DOT_KERNEL: KernelDef = KernelDef {
+    name: "row_dot",
+    operands: &[read("a"), read("b"), write("y")],
+    cpu: Some(cpu::row_dot),
+    wgsl: None,
+    cuda: None,
+};
 
 impl Op for RowDot {
     fn name(&self) -> &'static str {

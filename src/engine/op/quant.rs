@@ -1,5 +1,6 @@
 //! Rounding to 8-bit codes and back, for training that will be stored and scored in them.
 
+use super::super::backend::cpu::quant as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
@@ -24,8 +25,13 @@ pub struct FakeQuant;
 
 pub static FAKE_QUANT: FakeQuant = FakeQuant;
 
-static FAKE_QUANT_KERNEL: KernelDef =
-    KernelDef { name: "fake_quant", operands: &[read("x"), write("y")], cpu: None, wgsl: None, cuda: None };
+static FAKE_QUANT_KERNEL: KernelDef = KernelDef {
+    name: "fake_quant",
+    operands: &[read("x"), write("y")],
+    cpu: Some(cpu::fake_quant),
+    wgsl: None,
+    cuda: None,
+};
 
 /// |c| for one element, by the definition.
 fn code(x: f32, m: f32) -> f32 {

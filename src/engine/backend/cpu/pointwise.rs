@@ -1,9 +1,9 @@
-//! Kernels of `unary`, `unary_grad` and `binary`.
+//! Kernels of `unary`, `unary_grad`, `binary`, `scale_rows` and `row_dot`.
 //!
 //! Every function is compiled into a loop of its own: called by a pointer, not even a ReLU would vectorise.
 
 use super::Call;
-use super::lanes::{PART, exp, simd};
+use super::lanes::{PART, dot, exp, simd};
 use rayon::prelude::*;
 
 /// `f` over the parts of `y`, with the parts of inputs that lie elsewhere; an overwritten input is read from `y`.
@@ -66,6 +66,20 @@ fn quick_gelu_derivative(x: f32) -> f32 {
     s + x * 1.702 * s * (1.0 - s)
 }
 
+/// max(x, 0) + ln(1 + u) with u = e^−|x|. The logarithm is 2·artanh(z) of z = u / (2 + u) ≤ 1/3, by its series to the
+/// 15th power: also where u is tiny, its digits are right.
+#[inline(always)]
+fn softplus(x: f32) -> f32 {
+    let u = exp(-x.abs());
+    let z = u / (2.0 + u);
+    let square = z * z;
+    let mut series = 1.0 / 15.0;
+    for c in [1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0, 1.0] {
+        series = square.mul_add(series, c);
+    }
+    (2.0 * z).mul_add(series, if x < 0.0 { 0.0 } else { x })
+}
+
 /// `y = f(x)` with the function's number.
 #[inline(always)]
 fn function(kind: u32, y: &mut [f32], x: &[f32], a: f32, b: f32) {
@@ -76,7 +90,8 @@ fn function(kind: u32, y: &mut [f32], x: &[f32], a: f32, b: f32) {
         3 => map(y, x, |x| x * sigmoid(1.702 * x)),
         4 => map(y, x, sigmoid),
         5 => map(y, x, f32::tanh),
-        _ => map(y, x, f32::exp),
+        6 => map(y, x, f32::exp),
+        _ => map(y, x, softplus),
     }
 }
 
@@ -90,7 +105,8 @@ fn derivative(kind: u32, dx: &mut [f32], x: &[f32], dy: &[f32], a: f32) {
         3 => map_both(dx, x, dy, |x, dy| quick_gelu_derivative(x) * dy),
         4 => map_both(dx, x, dy, |x, dy| sigmoid(x) * (1.0 - sigmoid(x)) * dy),
         5 => map_both(dx, x, dy, |x, dy| (1.0 - x.tanh() * x.tanh()) * dy),
-        _ => map_both(dx, x, dy, |x, dy| x.exp() * dy),
+        6 => map_both(dx, x, dy, |x, dy| x.exp() * dy),
+        _ => map_both(dx, x, dy, |x, dy| sigmoid(x) * dy),
     }
 }
 
@@ -140,4 +156,45 @@ pub fn binary(call: &mut Call) {
             _ => map_both(y, a, b, |a, b| a * b),
         },
     );
+}
+
+/// Rows one task of the kernels by rows works on.
+const ROWS: usize = 32;
+
+pub fn scale_rows(call: &mut Call) {
+    let [rows, cols] = [0, 1].map(|i| call.size(i));
+    let [x, w, mut y] = call.args();
+    let (x, w) = (x.f32(), &w.f32()[..rows]);
+    if cols == 0 {
+        return;
+    }
+    let tasks = y.f32_mut()[..rows * cols].par_chunks_mut(ROWS * cols).zip(w.par_chunks(ROWS)).enumerate();
+    tasks.for_each(|(task, (y, w))| {
+        simd(
+            #[inline(always)]
+            || {
+                for (r, (y, w)) in y.chunks_exact_mut(cols).zip(w).enumerate() {
+                    let begin = (task * ROWS + r) * cols;
+                    map(y, if x.is_empty() { x } else { &x[begin..begin + cols] }, |x| x * w);
+                }
+            },
+        );
+    });
+}
+
+pub fn row_dot(call: &mut Call) {
+    let [rows, cols] = [0, 1].map(|i| call.size(i));
+    let [a, b, mut y] = call.args();
+    let (a, b) = (&a.f32()[..rows * cols], &b.f32()[..rows * cols]);
+    y.f32_mut()[..rows].par_chunks_mut(ROWS).enumerate().for_each(|(task, y)| {
+        simd(
+            #[inline(always)]
+            || {
+                for (r, y) in y.iter_mut().enumerate() {
+                    let begin = (task * ROWS + r) * cols;
+                    *y = dot(&a[begin..begin + cols], &b[begin..begin + cols]);
+                }
+            },
+        );
+    });
 }

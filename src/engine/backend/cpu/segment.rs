@@ -15,29 +15,29 @@ const VECTOR: usize = 4096;
 
 /// The table of segments, clamped to the rows.
 #[derive(Copy, Clone)]
-struct Table<'a> {
+pub(super) struct Table<'a> {
     pairs: &'a [[u32; 2]],
     rows: usize,
     tail: usize,
 }
 
 impl<'a> Table<'a> {
-    fn new(words: &'a [u32], n: usize, rows: usize, tail: u32) -> Table<'a> {
+    pub(super) fn new(words: &'a [u32], n: usize, rows: usize, tail: u32) -> Table<'a> {
         let pairs = words.as_chunks::<2>().0;
         Table { pairs: &pairs[..n.min(pairs.len())], rows, tail: tail as usize }
     }
     /// All rows of segment `i`.
-    fn whole(&self, i: usize) -> Range<usize> {
+    pub(super) fn whole(&self, i: usize) -> Range<usize> {
         let [begin, end] = self.pairs[i].map(|x| (x as usize).min(self.rows));
         begin..end.max(begin)
     }
     /// The rows of segment `i` that take part.
-    fn members(&self, i: usize) -> Range<usize> {
+    pub(super) fn members(&self, i: usize) -> Range<usize> {
         let whole = self.whole(i);
         whole.start..whole.end.saturating_sub(self.tail).max(whole.start)
     }
     /// The segments that have rows at or behind `row`.
-    fn from(&self, row: usize) -> Range<usize> {
+    pub(super) fn from(&self, row: usize) -> Range<usize> {
         self.pairs.partition_point(|p| (p[1] as usize) <= row)..self.pairs.len()
     }
 }

@@ -1,0 +1,438 @@
+//! Kernels of `attention` and `attention_grad`.
+//!
+//! Work is divided by segments: a task owns the rows of a few, and what lies between them. A head of a segment is
+//! worked through in blocks of queries whose logits stay in the first-level cache; its keys are turned, so that a
+//! vector holds a column of 16 keys, and all five products run in registers of 4 rows x 32 columns.
+
+use super::Call;
+use super::lanes::{exp, max, simd, sum};
+use super::segment::Table;
+use crate::engine::op::attention::{EXCLUDED, MOST_COLUMNS, MOST_KEYS};
+use crate::engine::op::segment::FLOOR;
+use std::ops::Range;
+
+/// Segments of one task.
+const SEGMENTS: usize = 4;
+/// Numbers in a vector.
+const LANES: usize = 16;
+/// Queries of a block, and the logits it has room for.
+const QUERIES: usize = 32;
+const LOGITS: usize = 4096;
+/// Keys that are turned at a time.
+const KEYS: usize = 64;
+
+/// What a task works with.
+struct Scratch {
+    /// Columns of up to [`KEYS`] keys.
+    turned: [f32; MOST_COLUMNS * KEYS],
+    /// Logits, then probabilities.
+    logits: [f32; LOGITS],
+    /// Gradients of the probabilities, then of the logits.
+    slopes: [f32; LOGITS],
+}
+
+impl Scratch {
+    fn new() -> Scratch {
+        Scratch { turned: [0.0; MOST_COLUMNS * KEYS], logits: [0.0; LOGITS], slopes: [0.0; LOGITS] }
+    }
+}
+
+/// Sizes and operands, which all tasks read.
+struct Problem<'a> {
+    heads: usize,
+    /// Columns of a head, and of a row.
+    d: usize,
+    cols: usize,
+    max_keys: usize,
+    scale: f32,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    queries: Table<'a>,
+    keys: Table<'a>,
+    /// Empty where all keys weigh the same.
+    weights: &'a [f32],
+}
+
+impl<'a> Problem<'a> {
+    fn new(call: &Call, [q, k, v]: [&'a [f32]; 3], segments: [&'a [u32]; 2], weights: &'a [f32]) -> Problem<'a> {
+        let [rq, rk, n] = [0, 1, 2].map(|i| call.size(i));
+        let [heads, d, max_keys] = [3, 4, 5].map(|i| call.u32(i) as usize);
+        Problem {
+            heads,
+            d,
+            cols: heads * d,
+            max_keys: max_keys.min(MOST_KEYS),
+            scale: call.f32(6),
+            q,
+            k,
+            v,
+            queries: Table::new(segments[0], n, rq, 0),
+            keys: Table::new(segments[1], n, rk, 0),
+            weights: &weights[..if weights.is_empty() { 0 } else { rk }],
+        }
+    }
+
+    /// The keys of segment `i` that take part.
+    fn keys_of(&self, i: usize, here: &Range<usize>) -> Range<usize> {
+        let keys = within(self.keys.whole(i), here);
+        keys.start..keys.end.min(keys.start + self.max_keys)
+    }
+
+    /// Queries of a block that has so many keys, and the length of a row of its logits.
+    fn block(&self, keys: usize) -> (usize, usize) {
+        let stride = keys.next_multiple_of(LANES).max(LANES);
+        (QUERIES.min(LOGITS / stride), stride)
+    }
+
+    /// `to[i][j] = ⟨a_i, b_j⟩` over the columns of a head, for `rows` of `a` and `keys` of `b`; rows of `to` are
+    /// padded with zeros.
+    #[inline(always)]
+    fn dots(&self, [a, b]: [&[f32]; 2], rows: &Range<usize>, keys: &Range<usize>, h: usize, scratch: [&mut [f32]; 2]) {
+        let [turned, to] = scratch;
+        let (_, stride) = self.block(keys.len());
+        for first in keys.clone().step_by(KEYS) {
+            let number = (keys.end - first).min(KEYS);
+            let width = number.next_multiple_of(LANES);
+            for c in 0..self.d {
+                turned[c * KEYS + number..c * KEYS + width].fill(0.0);
+            }
+            for j in 0..number {
+                let row = &b[(first + j) * self.cols + h * self.d..][..self.d];
+                for (to, x) in turned[j..].iter_mut().step_by(KEYS).zip(row) {
+                    *to = *x;
+                }
+            }
+            let a = Left { at: &a[rows.start * self.cols + h * self.d..], row: self.cols, col: 1 };
+            let to = Target { at: &mut to[first - keys.start..], row: stride };
+            product::<false>([rows.len(), width, self.d], a, (turned, KEYS), to);
+        }
+    }
+
+    /// Logits of a block: scaled, weighted, and floored where a key takes no part.
+    #[inline(always)]
+    fn weigh(&self, row: &mut [f32], keys: &Range<usize>) {
+        if self.weights.is_empty() {
+            row.iter_mut().for_each(|x| *x *= self.scale);
+            return;
+        }
+        for (x, w) in row.iter_mut().zip(&self.weights[keys.clone()]) {
+            *x = if *w <= EXCLUDED { FLOOR } else { x.mul_add(self.scale, *w) };
+        }
+    }
+}
+
+fn within(rows: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
+    let start = rows.start.clamp(bounds.start, bounds.end);
+    start..rows.end.clamp(start, bounds.end)
+}
+
+/// The left factor of a product: element (r, c) is `at[r * row + c * col]`.
+#[derive(Copy, Clone)]
+struct Left<'a> {
+    at: &'a [f32],
+    row: usize,
+    col: usize,
+}
+
+struct Target<'a> {
+    at: &'a mut [f32],
+    row: usize,
+}
+
+/// `to[m, n] = a[m, k] · b[k, n]`, or `+=` with ADD; `b` comes with the length of its rows.
+#[inline(always)]
+fn product<const ADD: bool>([m, n, k]: [usize; 3], a: Left, b: (&[f32], usize), to: Target) {
+    let mut c = 0;
+    while c + 2 * LANES <= n {
+        strip::<ADD, 2>(m, k, c, a, b, to.at, to.row);
+        c += 2 * LANES;
+    }
+    if c + LANES <= n {
+        strip::<ADD, 1>(m, k, c, a, b, to.at, to.row);
+        c += LANES;
+    }
+    if c < n {
+        rest::<ADD>([m, n, k], c, a, b, to.at, to.row);
+    }
+}
+
+/// V vectors of columns from `c` on.
+#[inline(always)]
+#[expect(clippy::too_many_arguments)]
+fn strip<const ADD: bool, const V: usize>(
+    m: usize,
+    k: usize,
+    c: usize,
+    a: Left,
+    b: (&[f32], usize),
+    to: &mut [f32],
+    row: usize,
+) {
+    let mut r = 0;
+    while r + 4 <= m {
+        tile::<ADD, 4, V>(r, k, c, a, b, to, row);
+        r += 4;
+    }
+    while r < m {
+        tile::<ADD, 1, V>(r, k, c, a, b, to, row);
+        r += 1;
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments)]
+fn tile<const ADD: bool, const R: usize, const V: usize>(
+    r: usize,
+    k: usize,
+    c: usize,
+    a: Left,
+    (b, b_row): (&[f32], usize),
+    to: &mut [f32],
+    row: usize,
+) {
+    let mut sums = [[[0.0f32; LANES]; V]; R];
+    for p in 0..k {
+        let (vectors, _) = b[p * b_row + c..][..V * LANES].as_chunks::<LANES>();
+        for i in 0..R {
+            let x = a.at[(r + i) * a.row + p * a.col];
+            for v in 0..V {
+                for lane in 0..LANES {
+                    sums[i][v][lane] = x.mul_add(vectors[v][lane], sums[i][v][lane]);
+                }
+            }
+        }
+    }
+    for i in 0..R {
+        let (vectors, _) = to[(r + i) * row + c..][..V * LANES].as_chunks_mut::<LANES>();
+        for v in 0..V {
+            for lane in 0..LANES {
+                let before = if ADD { vectors[v][lane] } else { 0.0 };
+                vectors[v][lane] = before + sums[i][v][lane];
+            }
+        }
+    }
+}
+
+/// The columns from `c` to n, fewer than a vector.
+#[inline(always)]
+fn rest<const ADD: bool>([m, n, k]: [usize; 3], c: usize, a: Left, b: (&[f32], usize), to: &mut [f32], row: usize) {
+    for r in 0..m {
+        let mut sums = [0.0f32; LANES];
+        for p in 0..k {
+            let x = a.at[r * a.row + p * a.col];
+            for (sum, b) in sums.iter_mut().zip(&b.0[p * b.1 + c..][..n - c]) {
+                *sum = x.mul_add(*b, *sum);
+            }
+        }
+        for (to, sum) in to[r * row + c..][..n - c].iter_mut().zip(sums) {
+            *to = sum + if ADD { *to } else { 0.0 };
+        }
+    }
+}
+
+/// The part of an output's rows before row `at` of `rows`, and the part from it on; an unwanted output has no rows.
+fn cut<'a>(x: &'a mut [f32], rows: &Range<usize>, at: usize) -> (&'a mut [f32], &'a mut [f32]) {
+    let (number, before) = (rows.len().max(1), at - rows.start);
+    let middle = x.len() / number * before;
+    x.split_at_mut(middle)
+}
+
+pub fn attention(call: &mut Call) {
+    let args: [super::CpuArg; 8] = call.args();
+    let [q, k, v, q_segments, k_segments, weights, mut y, mut lse] = args;
+    let p = Problem::new(call, [q.f32(), k.f32(), v.f32()], [q_segments.u32(), k_segments.u32()], weights.f32());
+    let rows = call.size(0);
+    let (y, lse) = (&mut y.f32_mut()[..rows * p.cols], lse.f32_mut());
+    let wanted = if lse.is_empty() { 0 } else { rows * p.heads };
+    forward(&p, 0..call.size(2), 0..rows, y, &mut lse[..wanted]);
+}
+
+/// The queries in `rows`, which hold those of `segments`.
+fn forward(p: &Problem, segments: Range<usize>, rows: Range<usize>, y: &mut [f32], lse: &mut [f32]) {
+    if segments.len() > SEGMENTS {
+        let middle = segments.start + segments.len() / 2;
+        let at = p.queries.whole(middle).start.clamp(rows.start, rows.end);
+        let ((y0, y1), (lse0, lse1)) = (cut(y, &rows, at), cut(lse, &rows, at));
+        rayon::join(
+            || forward(p, segments.start..middle, rows.start..at, y0, lse0),
+            || forward(p, middle..segments.end, at..rows.end, y1, lse1),
+        );
+        return;
+    }
+    y.fill(0.0);
+    lse.fill(FLOOR);
+    let mut scratch = Scratch::new();
+    simd(
+        #[inline(always)]
+        || {
+            for i in segments {
+                let (queries, keys) = (within(p.queries.whole(i), &rows), p.keys_of(i, &(0..usize::MAX)));
+                let (block, _) = p.block(keys.len());
+                for first in queries.clone().step_by(block) {
+                    for h in 0..p.heads {
+                        let here = first..queries.end.min(first + block);
+                        attend(p, here, &keys, h, rows.start, &mut scratch, y, lse);
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// One head of a block of queries; row `origin` is the first of `y`.
+#[inline(always)]
+#[expect(clippy::too_many_arguments)]
+fn attend(
+    p: &Problem,
+    here: Range<usize>,
+    keys: &Range<usize>,
+    h: usize,
+    origin: usize,
+    scratch: &mut Scratch,
+    y: &mut [f32],
+    lse: &mut [f32],
+) {
+    let Scratch { turned, logits, .. } = scratch;
+    let (_, stride) = p.block(keys.len());
+    p.dots([p.q, p.k], &here, keys, h, [turned, logits]);
+    for (i, row) in here.clone().zip(logits.chunks_exact_mut(stride)) {
+        let row = &mut row[..keys.len()];
+        p.weigh(row, keys);
+        let largest = max(row, FLOOR);
+        row.iter_mut().for_each(|x| *x = if *x <= EXCLUDED { 0.0 } else { exp(*x - largest) });
+        let total = sum(row);
+        if total != 0.0 {
+            let share = 1.0 / total;
+            row.iter_mut().for_each(|x| *x *= share);
+            if let Some(lse) = lse.get_mut((i - origin) * p.heads + h) {
+                *lse = largest + total.ln();
+            }
+        }
+    }
+    let left = Left { at: logits, row: stride, col: 1 };
+    let to = Target { at: &mut y[(here.start - origin) * p.cols + h * p.d..], row: p.cols };
+    let values = (p.v.get(keys.start * p.cols + h * p.d..).unwrap_or_default(), p.cols);
+    product::<false>([here.len(), p.d, keys.len()], left, values, to);
+}
+
+/// The outputs of the gradient, or parts of them; those that nobody wants are empty.
+struct Gradients<'a> {
+    dq: &'a mut [f32],
+    dk: &'a mut [f32],
+    dv: &'a mut [f32],
+    dweights: &'a mut [f32],
+}
+
+pub fn attention_grad(call: &mut Call) {
+    let args: [super::CpuArg; 13] = call.args();
+    let [q, k, v, q_segments, k_segments, weights, _, lse, dy, mut dq, mut dk, mut dv, mut dweights] = args;
+    let p = Problem::new(call, [q.f32(), k.f32(), v.f32()], [q_segments.u32(), k_segments.u32()], weights.f32());
+    let [rq, rk, n] = [0, 1, 2].map(|i| call.size(i));
+    let all = Gradients {
+        dq: wanted(dq.f32_mut(), rq * p.cols),
+        dk: wanted(dk.f32_mut(), rk * p.cols),
+        dv: wanted(dv.f32_mut(), rk * p.cols),
+        dweights: wanted(dweights.f32_mut(), rk),
+    };
+    backward(&p, [lse.f32(), dy.f32()], 0..n, [0..rq, 0..rk], all);
+}
+
+fn wanted(x: &mut [f32], length: usize) -> &mut [f32] {
+    let length = if x.is_empty() { 0 } else { length };
+    &mut x[..length]
+}
+
+/// Queries and keys in `rows`, which hold those of `segments`.
+fn backward(p: &Problem, given: [&[f32]; 2], segments: Range<usize>, rows: [Range<usize>; 2], out: Gradients) {
+    let [queries, keys] = rows;
+    if segments.len() > SEGMENTS {
+        let middle = segments.start + segments.len() / 2;
+        let q = p.queries.whole(middle).start.clamp(queries.start, queries.end);
+        let k = p.keys.whole(middle).start.clamp(keys.start, keys.end);
+        let (dq, dk) = (cut(out.dq, &queries, q), cut(out.dk, &keys, k));
+        let (dv, dweights) = (cut(out.dv, &keys, k), cut(out.dweights, &keys, k));
+        let left = Gradients { dq: dq.0, dk: dk.0, dv: dv.0, dweights: dweights.0 };
+        let right = Gradients { dq: dq.1, dk: dk.1, dv: dv.1, dweights: dweights.1 };
+        rayon::join(
+            || backward(p, given, segments.start..middle, [queries.start..q, keys.start..k], left),
+            || backward(p, given, middle..segments.end, [q..queries.end, k..keys.end], right),
+        );
+        return;
+    }
+    let Gradients { dq, dk, dv, dweights } = out;
+    for x in [&mut *dq, &mut *dk, &mut *dv, &mut *dweights] {
+        x.fill(0.0);
+    }
+    let mut out = Gradients { dq, dk, dv, dweights };
+    let mut scratch = Scratch::new();
+    simd(
+        #[inline(always)]
+        || {
+            for i in segments {
+                let (mine, taking_part) = (within(p.queries.whole(i), &queries), p.keys_of(i, &keys));
+                let (block, _) = p.block(taking_part.len());
+                for first in mine.clone().step_by(block) {
+                    for h in 0..p.heads {
+                        let here = first..mine.end.min(first + block);
+                        let origins = [queries.start, keys.start];
+                        attend_back(p, given, [here, taking_part.clone()], h, origins, &mut scratch, &mut out);
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// One head of a block of queries: all its gradients. `origins` are the first rows of the outputs.
+#[inline(always)]
+fn attend_back(
+    p: &Problem,
+    [lse, dy]: [&[f32]; 2],
+    [here, keys]: [Range<usize>; 2],
+    h: usize,
+    origins: [usize; 2],
+    scratch: &mut Scratch,
+    out: &mut Gradients,
+) {
+    if keys.is_empty() {
+        return;
+    }
+    let Scratch { turned, logits, slopes } = scratch;
+    let (_, stride) = p.block(keys.len());
+    p.dots([p.q, p.k], &here, &keys, h, [turned, logits]);
+    p.dots([dy, p.v], &here, &keys, h, [turned, slopes]);
+    let rows = logits.chunks_exact_mut(stride).zip(slopes.chunks_exact_mut(stride));
+    for (i, (row, slopes)) in here.clone().zip(rows) {
+        let (row, slopes) = (&mut row[..keys.len()], &mut slopes[..keys.len()]);
+        let lse = lse[i * p.heads + h];
+        p.weigh(row, &keys);
+        row.iter_mut().for_each(|x| *x = if *x <= EXCLUDED { 0.0 } else { exp(*x - lse) });
+        let delta = super::lanes::dot(row, slopes);
+        slopes.iter_mut().zip(&*row).for_each(|(s, p)| *s = p * (*s - delta));
+        if !out.dweights.is_empty() {
+            let dweights = &mut out.dweights[keys.start - origins[1]..][..keys.len()];
+            dweights.iter_mut().zip(&*slopes).for_each(|(d, s)| *d += s);
+        }
+        slopes.iter_mut().for_each(|s| *s *= p.scale);
+    }
+    let (m, n) = (here.len(), keys.len());
+    let head = |x: &[f32], row: usize| -> usize { (row * p.cols + h * p.d).min(x.len()) };
+    if !out.dq.is_empty() {
+        let at = head(out.dq, here.start - origins[0]);
+        let to = Target { at: &mut out.dq[at..], row: p.cols };
+        let left = Left { at: slopes, row: stride, col: 1 };
+        product::<false>([m, p.d, n], left, (&p.k[head(p.k, keys.start)..], p.cols), to);
+    }
+    let sides = [(&mut *out.dk, &*slopes, p.q), (&mut *out.dv, &*logits, dy)];
+    for (to, left, right) in sides.into_iter().filter(|s| !s.0.is_empty()) {
+        let at = head(to, keys.start - origins[1]);
+        let left = Left { at: left, row: 1, col: stride };
+        product::<true>(
+            [n, p.d, m],
+            left,
+            (&right[head(right, here.start)..], p.cols),
+            Target { at: &mut to[at..], row: p.cols },
+        );
+    }
+}
