@@ -7,15 +7,17 @@
 
 pub mod bars;
 pub mod run;
+pub mod spurious_background;
 pub mod trained;
 
 pub use bars::{Bar, Judged, Rule, Table};
 pub use run::{Outcome, Request, run};
 
-use crate::data::worlds::Law;
+use crate::data::worlds::Generator;
 use crate::engine::backend::Backend;
 use crate::error::Result;
 use crate::models::Config;
+use crate::models::cba::CbaConfig;
 use crate::train::TrainOptions;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,6 +36,21 @@ pub struct Variant {
     pub options: TrainOptions,
     /// Where its mask of the foreground comes from, if not from itself.
     pub mask: Mask,
+    /// What is special about the world it lives in; empty for nothing.
+    pub world: &'static str,
+}
+
+impl Variant {
+    pub fn new(name: &'static str, about: &'static str, config: Config, options: TrainOptions) -> Variant {
+        Variant { name, about, config, options, mask: Mask::Own, world: "" }
+    }
+
+    /// The same model under another name, with something changed about CBA.
+    pub fn with(&self, name: &'static str, about: &'static str, change: impl FnOnce(&mut CbaConfig)) -> Variant {
+        let mut other = Variant { name, about, ..self.clone() };
+        change(other.config.cba.get_or_insert_default());
+        other
+    }
 }
 
 /// A mask that an experiment gives to the counterfactual branch.
@@ -59,7 +76,7 @@ pub enum Effort {
 pub struct Job<'a> {
     pub variant: &'a Variant,
     pub seed: u64,
-    pub law: Law,
+    pub generator: Generator,
     pub effort: Effort,
     /// A folder of its own for what training leaves behind; removed afterwards.
     pub scratch: &'a Path,
@@ -82,4 +99,4 @@ pub trait Claim: Sync {
 }
 
 /// Every claim there is.
-pub static CLAIMS: &[&dyn Claim] = &[];
+pub static CLAIMS: &[&dyn Claim] = &[&spurious_background::SpuriousBackgroundClaim];

@@ -1,5 +1,6 @@
 //! Moviola: an engine for text-video alignment.
 
+pub mod claims;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;

@@ -3,7 +3,7 @@
 use super::bars::{Judged, Table, judge};
 use super::{Claim, Effort, Job, Measures, Variant};
 use crate::data::files::{read_capped, write_whole};
-use crate::data::worlds::Law;
+use crate::data::worlds::Generator;
 use crate::engine::backend::Backend;
 use crate::error::{Error, Result};
 use crate::random::Random;
@@ -18,7 +18,7 @@ pub struct Request<'a> {
     pub seeds: usize,
     /// Fresh seeds come from a fresh base.
     pub seed_base: u64,
-    pub law: Law,
+    pub generator: Generator,
     pub effort: Effort,
     /// Variants by name; all when empty.
     pub only: &'a [String],
@@ -33,7 +33,7 @@ pub struct Request<'a> {
 pub struct Outcome {
     pub claim: String,
     pub says: String,
-    pub law: Law,
+    pub generator: Generator,
     pub quick: bool,
     pub seeds: Vec<u64>,
     pub seed_base: u64,
@@ -142,7 +142,7 @@ pub fn run(
     Ok(Outcome {
         claim: claim.name().into(),
         says: claim.says().into(),
-        law: request.law,
+        generator: request.generator,
         quick: request.effort == Effort::Quick,
         seeds,
         seed_base: request.seed_base,
@@ -160,10 +160,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u64) -> Task<'a> {
     let effort = if request.effort == Effort::Quick { "quick" } else { "full" };
-    let name = format!("{}-{}-{effort}-{}-{seed}", claim.name(), request.law.name(), variant.name);
-    let Variant { name: _, about: _, config, options, mask } = variant;
+    let generator = match request.generator {
+        Generator::Main => "main",
+        Generator::HeldOut => "held-out",
+    };
+    let name = format!("{}-{generator}-{effort}-{}-{seed}", claim.name(), variant.name);
+    let Variant { name: _, about: _, config, options, mask, world } = variant;
     let version = env!("CARGO_PKG_VERSION");
-    let depends_on = format!("{version} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?}", claim.name(), request.law);
+    let depends_on = format!("{version} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world}", claim.name(), request.generator);
     Task { variant, seed, file: request.cache.join(format!("{name}.json")), depends_on }
 }
 
@@ -189,8 +193,8 @@ fn measure(
     };
     remove()?;
     std::fs::create_dir_all(&scratch).map_err(Error::io("create", &scratch))?;
-    let (variant, seed, law, effort) = (task.variant, task.seed, request.law, request.effort);
-    let job = Job { variant, seed, law, effort, scratch: &scratch, stop, open };
+    let (variant, seed, generator, effort) = (task.variant, task.seed, request.generator, request.effort);
+    let job = Job { variant, seed, generator, effort, scratch: &scratch, stop, open };
     let device = open()?.name();
     let measures = claim.measure(&job)?;
     let seconds = begun.elapsed().as_secs_f64();

@@ -61,6 +61,9 @@ impl Rows for Tokens {
     fn dim(&self) -> usize {
         self.dim
     }
+    fn places(&self, _: usize, out: &mut [f32]) {
+        out.iter_mut().enumerate().for_each(|(r, place)| *place = r as f32);
+    }
 }
 
 /// Texts and videos of a batch.
