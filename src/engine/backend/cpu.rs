@@ -3,11 +3,14 @@
 //! A kernel divides its work into parts of a fixed size, never by the number of threads: the same seed gives the same
 //! bits with one thread and with many.
 
+pub mod balance;
 pub mod contrast;
+pub mod divergence;
 pub mod gather;
 pub mod interact;
 pub mod lanes;
 pub mod linear;
+pub mod margin;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
