@@ -6,6 +6,7 @@
 //! [`Retrieval`] turns the counts into the table of the field. [`count`] does all of it for a [`ScoreMatrix`].
 
 pub mod file;
+mod area;
 mod interval;
 mod matrix;
 mod metrics;
@@ -17,6 +18,7 @@ mod relevance;
 pub mod scoring;
 mod trec;
 
+pub use area::auroc;
 pub use interval::{MeanSd, mean_sd, wilson};
 pub use matrix::{Matrix, ScoreMatrix, count};
 pub use metrics::{Direction, Metrics, TieRule};

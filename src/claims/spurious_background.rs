@@ -5,10 +5,11 @@
 //! background of its twin.
 
 use super::bars::{Bar, Rule, Table, difference, mean_of};
-use super::trained::{recall, train};
+use super::trained::{recall, train, with_videos};
 use super::{Claim, Effort, Job, Mask, Measures, Variant};
-use crate::data::worlds::SpuriousBackground;
-use crate::data::worlds::spurious_background::{Test, Video};
+use crate::data::Dataset;
+use crate::data::worlds::spurious_background::{Query, Test, Video};
+use crate::data::worlds::{Made, SpuriousBackground};
 use crate::error::Result;
 use crate::eval::auroc;
 use crate::models::Config;
@@ -107,7 +108,7 @@ impl Claim for SpuriousBackgroundClaim {
         let model = train(job, &made.data, given)?;
         drop(made);
         let mut measures = Measures::new();
-        for test in Test::ALL {
+        for test in [Test::Adv, Test::Decor, Test::Id] {
             let made = world.test(test, 0)?;
             let [t2v, v2t] = recall(job, &model, &made.data)?;
             measures.insert(format!("{} t2v", test.name()), t2v);
@@ -121,7 +122,7 @@ impl Claim for SpuriousBackgroundClaim {
                 }
             }
             if test == Test::Id {
-                let alone = background_alone(&made)?;
+                let alone = background_alone(made)?;
                 let [t2v, v2t] = recall(job, &model, &alone)?;
                 measures.insert("background t2v".into(), t2v);
                 measures.insert("background v2t".into(), v2t);
@@ -217,4 +218,14 @@ fn relevance_auroc(scorer: &mut Scorer, videos: &[Video]) -> Result<Option<f64>>
         areas.extend(auroc(&e.relevance, &truth));
     }
     Ok((!areas.is_empty()).then(|| 100.0 * areas.iter().sum::<f64>() / areas.len() as f64))
+}
+
+/// Videos of which only the frames without an event are left.
+fn background_alone(made: Made<Video, Query>) -> Result<Dataset> {
+    let Made { data, videos, .. } = made;
+    with_videos(data, |v, tokens, seconds| {
+        let rows = tokens.data.chunks_exact(tokens.dim.max(1)).zip(seconds).zip(&videos[v].frames);
+        let left: Vec<_> = rows.filter(|(_, event)| event.is_none()).map(|(row, _)| row).collect();
+        (left.iter().flat_map(|(row, _)| row.iter().copied()).collect(), left.iter().map(|(_, s)| **s).collect())
+    })
 }

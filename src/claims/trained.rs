@@ -2,6 +2,7 @@
 
 use super::Job;
 use crate::data::Dataset;
+use crate::data::tokens::{InMemory, Tokens};
 use crate::error::{Error, Result};
 use crate::eval::scoring::{count_ranks, relevance};
 use crate::eval::{CaptionMode, Directions, Retrieval, Setting};
@@ -44,4 +45,25 @@ pub fn recall(job: &Job, model: &std::path::Path, data: &Dataset) -> Result<[f64
         count_ranks(&mut tiler, texts, videos, truth, CaptionMode::MinRank, Directions::Both, job.stop)?;
     let r = Retrieval::new(&counts, &Setting::new(scorer.device()))?;
     Ok([r.t2v, r.v2t].map(|m| m.map_or(0.0, |m| m.recall_at_1)))
+}
+
+/// The same data set with other videos: `change` gets an item's number, its rows `[T, D]` and their seconds, and gives
+/// both anew. An item keeps at least one row.
+///
+/// # Errors
+/// When a changed video has no rows or other widths than the others.
+pub fn with_videos(
+    data: Dataset,
+    mut change: impl FnMut(usize, &Tokens, &[f32]) -> (Vec<f32>, Vec<f32>),
+) -> Result<Dataset> {
+    let (mut items, mut times) = (vec![], vec![]);
+    for (v, id) in data.videos.ids().iter().enumerate() {
+        let tokens = data.videos.load(v)?;
+        let seconds = data.videos.timestamps(v).map_or_else(|| (0..tokens.rows).map(|t| t as f32).collect(), |t| t.to_vec());
+        let (rows, seconds) = change(v, &tokens, &seconds);
+        items.push((id.clone(), Tokens { rows: rows.len() / tokens.dim.max(1), dim: tokens.dim, data: rows }));
+        times.push(seconds);
+    }
+    let about = data.videos.provenance().about.clone();
+    Ok(Dataset { videos: Box::new(InMemory::new(about, items)?.timed(times)?), ..data })
 }

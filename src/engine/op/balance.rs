@@ -1,5 +1,6 @@
 //! How evenly a batch uses its experts, how large the routers' logits grow, and the gradient of both.
 
+use super::super::backend::cpu::balance as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::segment::{SEGMENT_REDUCE_KERNEL, SegmentKind, params as segment_params};
@@ -34,7 +35,7 @@ pub static BALANCE: Balance = Balance;
 static BALANCE_PARTS_KERNEL: KernelDef = KernelDef {
     name: "balance_parts",
     operands: &[read("text_logits"), read("frame_logits"), read_u32("segments"), write("parts")],
-    cpu: None,
+    cpu: Some(cpu::balance_parts),
     wgsl: None,
     cuda: None,
 };
@@ -42,7 +43,7 @@ static BALANCE_PARTS_KERNEL: KernelDef = KernelDef {
 static BALANCE_KERNEL: KernelDef = KernelDef {
     name: "balance",
     operands: &[read("parts"), write("balance"), write("z"), write("share"), write("frames")],
-    cpu: None,
+    cpu: Some(cpu::balance),
     wgsl: None,
     cuda: None,
 };
@@ -194,7 +195,7 @@ static BALANCE_GRAD_KERNEL: KernelDef = KernelDef {
         read("dz"),
         write("dframe_logits"),
     ],
-    cpu: None,
+    cpu: Some(cpu::balance_grad),
     wgsl: None,
     cuda: None,
 };
@@ -264,7 +265,9 @@ impl Op for BalanceGrad {
         let mut samples = vec![];
         for case in cases() {
             // Each half alone, and both.
-            for (what, [balance, z]) in [("", [true, true]), (", balance alone", [true, false]), (", z alone", [false, true])] {
+            for (what, [balance, z]) in
+                [("", [true, true]), (", balance alone", [true, false]), (", z alone", [false, true])]
+            {
                 if case.class > Class::Tiny && !(balance && z) {
                     continue;
                 }
@@ -277,7 +280,8 @@ impl Op for BalanceGrad {
                     .with(DType::F32, &[Dim::Fixed(case.experts)], |_| forward[2].clone())
                     .with(DType::F32, &one, |_| forward[3].clone());
                 for (there, d) in [(balance, 0.75), (z, -0.5)] {
-                    sample = if there { sample.with(DType::F32, &one, |_| HostTensor::scalar(d)) } else { sample.absent() };
+                    sample =
+                        if there { sample.with(DType::F32, &one, |_| HostTensor::scalar(d)) } else { sample.absent() };
                 }
                 // With one expert, or one frame of a text, terms of this size cancel.
                 let size = 1.0 / forward[3].x()[0].max(1.0);
@@ -316,8 +320,7 @@ impl Case {
         sample.with(DType::U32, &[self.texts, Dim::Fixed(2)], |sizes| {
             // Uneven videos, every fourth without a frame; the last rows are nobody's.
             let random = crate::random::Random::new(5, 2);
-            let mut cuts: Vec<u32> =
-                (0..sizes[0]).map(|i| random.below(i as u64, rows as u64 + 1) as u32).collect();
+            let mut cuts: Vec<u32> = (0..sizes[0]).map(|i| random.below(i as u64, rows as u64 + 1) as u32).collect();
             cuts.sort_unstable();
             let begin = |i: usize| if i == 0 { 0 } else { cuts[i - 1] };
             let end = |i: usize| if i % 4 == 3 { begin(i) } else { cuts[i] };

@@ -1,11 +1,10 @@
 //! How far two matrices of scores disagree about who belongs to whom, and its gradient.
 
+use super::super::backend::cpu::divergence as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Counts, DType, Dim, HostTensor, Meta};
 use super::contrast::CONTRAST_SCALE_KERNEL;
-use super::uniformity::{
-    Case, DIVERGENCE_LOSS_KERNEL, cases, expect_scores, lines, longest, lse, params, scores,
-};
+use super::uniformity::{Case, DIVERGENCE_LOSS_KERNEL, cases, expect_scores, lines, longest, lse, params, scores};
 use super::{
     Arg, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_rank, groups, no_gradient,
     noise, read, write,
@@ -33,7 +32,7 @@ const STATS: usize = 3;
 static CONSISTENCY_ROWS_KERNEL: KernelDef = KernelDef {
     name: "consistency_rows",
     operands: &[read("goal"), read("perturbed"), read("log_scale"), write("stats"), write("terms")],
-    cpu: None,
+    cpu: Some(cpu::consistency_rows),
     wgsl: None,
     cuda: None,
 };
@@ -41,7 +40,7 @@ static CONSISTENCY_ROWS_KERNEL: KernelDef = KernelDef {
 static CONSISTENCY_COLUMNS_KERNEL: KernelDef = KernelDef {
     name: "consistency_columns",
     operands: &[read("goal"), read("perturbed"), read("log_scale"), write("stats"), write("terms")],
-    cpu: None,
+    cpu: Some(cpu::consistency_columns),
     wgsl: None,
     cuda: None,
 };
@@ -169,7 +168,7 @@ static CONSISTENCY_GRAD_KERNEL: KernelDef = KernelDef {
         write("dperturbed"),
         write("terms"),
     ],
-    cpu: None,
+    cpu: Some(cpu::consistency_grad),
     wgsl: None,
     cuda: None,
 };
@@ -262,6 +261,9 @@ impl Op for ConsistencyGrad {
                     .with(DType::F32, &[Dim::Fixed(1)], |_| dloss);
                 let grad = CONSISTENCY_GRAD.reference(&sample.ins, &sample.counts);
                 let terms = grad[0].x().iter().zip(sample.ins[1].x()).map(|(d, s)| (d * s).abs()).sum::<f64>();
+                // Alone in its line, a score has no gradient: what is left is rounding of its logit.
+                let alone = rows.len(&sample.counts) == 1 && cols.len(&sample.counts) == 1;
+                let sample = if alone { sample.floor(0, case.log_scale.exp()) } else { sample };
                 sample.floor(1, terms.max(1e-6))
             })
             .collect()

@@ -1,5 +1,6 @@
 //! Weights of the negatives that look most like the pair.
 
+use super::super::backend::cpu::margin as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
@@ -43,7 +44,7 @@ pub static HARD_NEGATIVES: HardNegatives = HardNegatives { top: Top::Share(0.1),
 static HARD_NEGATIVES_KERNEL: KernelDef = KernelDef {
     name: "hard_negatives",
     operands: &[read("similarity"), read_u32("video_key"), read_u32("caption_key"), write("log_weight")],
-    cpu: None,
+    cpu: Some(cpu::hard_negatives),
     wgsl: None,
     cuda: None,
 };
@@ -141,7 +142,11 @@ impl Op for HardNegatives {
                 let mut sample = sample.gradient(Gradient::None("selects"));
                 sample = sample.with(DType::F32, &dims, |sizes| similarity(sizes, ties));
                 for (there, stream) in keys.into_iter().zip([8, 9]) {
-                    sample = if there { sample.with(DType::U32, &dims[..1], |s| some_keys(s, stream)) } else { sample.absent() };
+                    sample = if there {
+                        sample.with(DType::U32, &dims[..1], |s| some_keys(s, stream))
+                    } else {
+                        sample.absent()
+                    };
                 }
                 samples.push(sample);
             }

@@ -1,5 +1,6 @@
 //! A ranking loss between the pairs of two score matrices, and its gradient.
 
+use super::super::backend::cpu::margin as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
@@ -24,7 +25,7 @@ pub static MARGIN: Margin = Margin { margin: 0.1 };
 static MARGIN_KERNEL: KernelDef = KernelDef {
     name: "margin",
     operands: &[read("low"), read("high"), read("weight"), write("loss"), write("total")],
-    cpu: None,
+    cpu: Some(cpu::margin),
     wgsl: None,
     cuda: None,
 };
@@ -136,7 +137,7 @@ static MARGIN_GRAD_KERNEL: KernelDef = KernelDef {
         write("dhigh"),
         write("dweight"),
     ],
-    cpu: None,
+    cpu: Some(cpu::margin_grad),
     wgsl: None,
     cuda: None,
 };

@@ -1,5 +1,6 @@
 //! How far the soft-maxes over scores that should say nothing are from uniform, and its gradient.
 
+use super::super::backend::cpu::divergence as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::contrast::vector;
@@ -22,7 +23,7 @@ pub static UNIFORMITY: Uniformity = Uniformity;
 static UNIFORMITY_ROWS_KERNEL: KernelDef = KernelDef {
     name: "uniformity_rows",
     operands: &[read("scores"), read("log_scale"), write("lse"), write("terms")],
-    cpu: None,
+    cpu: Some(cpu::uniformity_rows),
     wgsl: None,
     cuda: None,
 };
@@ -30,7 +31,7 @@ static UNIFORMITY_ROWS_KERNEL: KernelDef = KernelDef {
 static UNIFORMITY_COLUMNS_KERNEL: KernelDef = KernelDef {
     name: "uniformity_columns",
     operands: &[read("scores"), read("log_scale"), write("lse"), write("terms")],
-    cpu: None,
+    cpu: Some(cpu::uniformity_columns),
     wgsl: None,
     cuda: None,
 };
@@ -39,7 +40,7 @@ static UNIFORMITY_COLUMNS_KERNEL: KernelDef = KernelDef {
 pub(super) static DIVERGENCE_LOSS_KERNEL: KernelDef = KernelDef {
     name: "divergence_loss",
     operands: &[read("row_terms"), read("col_terms"), write("loss")],
-    cpu: None,
+    cpu: Some(cpu::divergence_loss),
     wgsl: None,
     cuda: None,
 };
@@ -170,15 +171,8 @@ pub static UNIFORMITY_GRAD: UniformityGrad = UniformityGrad;
 
 static UNIFORMITY_GRAD_KERNEL: KernelDef = KernelDef {
     name: "uniformity_grad",
-    operands: &[
-        read("scores"),
-        read("log_scale"),
-        read("row_lse"),
-        read("col_lse"),
-        read("dloss"),
-        write("dscores"),
-    ],
-    cpu: None,
+    operands: &[read("scores"), read("log_scale"), read("row_lse"), read("col_lse"), read("dloss"), write("dscores")],
+    cpu: Some(cpu::uniformity_grad),
     wgsl: None,
     cuda: None,
 };
