@@ -1,6 +1,7 @@
 //! The `moviola` program: one file a command. Results go to standard output, everything else to standard error.
 
 mod bench;
+mod claims;
 mod completions;
 mod data;
 mod demo;
@@ -89,6 +90,7 @@ enum Command {
     Search(search::Search),
     Explain(explain::Explain),
     Data(data::Data),
+    Claims(claims::Claims),
     Bench(bench::Bench),
     Plan(plan::PlanCommand),
     Doctor(doctor::Doctor),
@@ -133,6 +135,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Search(c) => c.run(common),
         Command::Explain(c) => c.run(common),
         Command::Data(c) => c.run(common),
+        Command::Claims(c) => c.run(common),
         Command::Bench(c) => c.run(common),
         Command::Plan(c) => c.run(common),
         Command::Doctor(c) => c.run(common),

@@ -53,7 +53,7 @@ pub fn recall(job: &Job, model: &std::path::Path, data: &Dataset) -> Result<[f64
 /// # Errors
 /// When a changed video has no rows or other widths than the others.
 pub fn with_videos(
-    data: Dataset,
+    mut data: Dataset,
     mut change: impl FnMut(usize, &Tokens, &[f32]) -> (Vec<f32>, Vec<f32>),
 ) -> Result<Dataset> {
     let (mut items, mut times) = (vec![], vec![]);
@@ -65,5 +65,6 @@ pub fn with_videos(
         times.push(seconds);
     }
     let about = data.videos.provenance().about.clone();
-    Ok(Dataset { videos: Box::new(InMemory::new(about, items)?.timed(times)?), ..data })
+    data.videos = Box::new(InMemory::new(about, items)?.timed(times)?);
+    Ok(data)
 }

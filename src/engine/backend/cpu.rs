@@ -4,12 +4,11 @@
 //! bits with one thread and with many.
 
 pub mod attention;
-pub mod contrast;
-pub mod experts;
-pub mod conv;
 pub mod balance;
 pub mod contrast;
+pub mod conv;
 pub mod divergence;
+pub mod experts;
 pub mod gather;
 pub mod gram;
 pub mod grouped;

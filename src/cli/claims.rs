@@ -1,0 +1,147 @@
+//! `claims`: experiments that could refute what the papers claim.
+
+use super::{Common, STOP, output, progress};
+use crate::claims::bars::Summary;
+use crate::claims::{CLAIMS, Claim, Effort, Outcome, Request, run};
+use crate::data::worlds::Generator;
+use crate::engine::backend::{self, DeviceChoice};
+use crate::error::{Error, Result};
+use clap::Args;
+use comfy_table::{CellAlignment, Table};
+use std::path::PathBuf;
+
+/// Run the experiment behind a claim: variants on fresh seeds, a table, and the bars it has to clear.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moviola claims spurious-background                    five seeds, all variants, bars
+  moviola claims spurious-background --quick            that it runs, in a minute; proves nothing
+  moviola claims spurious-background --seed-base 77 --generator held-out --json
+  moviola claims spurious-background --only cba,token-interaction --seeds 2
+
+Results are kept by variant and seed in --out: a run that was stopped goes on where it was. The exit status is not 0
+when a bar fails.")]
+pub struct Claims {
+    /// spurious-background.
+    claim: String,
+    /// Seeds a variant.
+    #[arg(long, default_value_t = 5)]
+    seeds: usize,
+    /// What the seeds are drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed_base: u64,
+    /// main, or held-out: a world of another law, on which nothing was tuned.
+    #[arg(long, default_value = "main")]
+    generator: String,
+    /// Few steps on little data, without judgement.
+    #[arg(long)]
+    quick: bool,
+    /// Some variants alone, without judgement.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Folder in which results are kept.
+    #[arg(long, default_value = "moviola-claims", value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl Claims {
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let claim = find(&self.claim)?;
+        let generator = match self.generator.as_str() {
+            "main" => Generator::Main,
+            "held-out" => Generator::HeldOut,
+            other => {
+                let what = format!("there is no generator {other:?}");
+                return Err(Error::config("--generator", what, "use main or held-out"));
+            }
+        };
+        if self.seeds == 0 || self.seeds > 100 {
+            return Err(Error::config("--seeds", format!("is {}", self.seeds), "use 1 to 100"));
+        }
+        let choice: DeviceChoice = common.device.parse()?;
+        let (probe, why) = backend::open(&choice, common.threads, common.precision.into())?;
+        output::note(common, why);
+        // On the CPU a job a core beats a job on all cores; a GPU takes one at a time.
+        let on_cpu = probe.ctx().target == crate::engine::op::Target::Cpu;
+        let (jobs, threads) = if on_cpu { (probe.ctx().threads, 1) } else { (1, common.threads) };
+        drop(probe);
+        let open = || Ok(backend::open(&choice, threads, common.precision.into())?.0);
+        std::fs::create_dir_all(&self.out).map_err(Error::io("create", &self.out))?;
+        let request = Request {
+            seeds: self.seeds,
+            seed_base: self.seed_base,
+            generator,
+            effort: if self.quick { Effort::Quick } else { Effort::Full },
+            only: &self.only,
+            cache: &self.out,
+            jobs,
+        };
+        let bar = progress::bar(common, claim.name(), 1);
+        let told = |done: usize, all: usize, name: &str| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            bar.set_message(name.to_string());
+        };
+        let outcome = run(claim, &request, &open, &told, &STOP)?;
+        bar.finish_and_clear();
+        output::result(common, &outcome, || text(claim, &outcome))?;
+        if outcome.holds() {
+            return Ok(());
+        }
+        let failed = outcome.bars.iter().filter(|b| b.holds == Some(false)).count();
+        let what = format!("{failed} of its bars failed");
+        Err(Error::config(claim.name(), what, "the table says which; docs/claims.md what was tried"))
+    }
+}
+
+fn find(name: &str) -> Result<&'static dyn Claim> {
+    CLAIMS.iter().copied().find(|c| c.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = CLAIMS.iter().map(|c| c.name()).collect();
+        Error::config("claims", format!("there is no claim {name:?}"), format!("use one of {}", names.join(", ")))
+    })
+}
+
+/// The table and the bars as people read them.
+fn text(claim: &dyn Claim, outcome: &Outcome) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    let mut head = vec!["variant"];
+    head.extend(claim.columns());
+    table.set_header(head);
+    for variant in claim.variants(Effort::Full) {
+        if !outcome.table.variants.contains_key(variant.name) {
+            continue;
+        }
+        let mut row = vec![variant.name.to_string()];
+        for column in claim.columns() {
+            let values = outcome.table.values(variant.name, column);
+            let s = Summary::of(&values);
+            row.push(if values.is_empty() { "–".into() } else { format!("{:.1} ± {:.1}", s.mean, s.sd) });
+        }
+        table.add_row(row);
+    }
+    table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
+    let generator = match outcome.generator {
+        Generator::Main => "main",
+        Generator::HeldOut => "held-out",
+    };
+    let (seeds, base) = (outcome.seeds.len(), outcome.seed_base);
+    let mut lines = vec![
+        outcome.says.clone(),
+        format!("{seeds} seeds from base {base}, {generator} generator, {}; mean ± sd", outcome.device),
+        table.to_string(),
+    ];
+    for bar in &outcome.bars {
+        let mark = match bar.holds {
+            Some(true) => "holds",
+            Some(false) => "FAILS",
+            None => "     ",
+        };
+        let value = bar.mean.map_or("–".into(), |m| format!("{m:.1} ± {:.1}", bar.sd));
+        lines.push(format!("{mark}  {value:>12}  {}  ({})", bar.says, bar.needs));
+    }
+    if outcome.bars.is_empty() {
+        lines.push("not judged: bars are for all variants with full effort".into());
+    }
+    lines.join("\n")
+}
