@@ -305,6 +305,15 @@ impl Interact {
         (0..OPERANDS).map(|i| o.input(i)).collect()
     }
 
+    fn scratch(&self, p: &Problem) -> cpu::Scratch {
+        cpu::Scratch {
+            max_words: self.max_words as usize,
+            max_frames: self.max_frames as usize,
+            slots: p.slots,
+            experts: p.experts,
+        }
+    }
+
     /// FLOPs of all dot products at capacity.
     fn dots(p: &Problem) -> u64 {
         2 * (p.words.cap() as u64) * (p.frames.cap() as u64) * (p.slots as u64) * p.width as u64
@@ -357,7 +366,7 @@ impl Op for Interact {
     }
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
         match ctx.target {
-            Target::Cpu => cpu::Scratch::new(self.max_words, self.max_frames).bytes(ctx.threads),
+            Target::Cpu => self.scratch(&Problem::of(ins)).bytes(ctx.threads),
             Target::Wgsl | Target::Cuda => chunks::forward_bytes(self, ins, ctx),
         }
     }

@@ -1,12 +1,13 @@
 //! Which frames a text is about, as log-weights that take them out: the mask behind counterfactual scores.
 
+use super::super::super::backend::cpu::interact as cpu;
 use super::super::super::graph::{Graph, Value};
 use super::super::super::tensor::{Counts, Dim, HostTensor, Meta};
 use super::super::{
-    Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, expect_same, groups, no_gradient, read, read_u32,
+    Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, expect_same, groups, no_gradient, read, read_u32,
     write,
 };
-use super::{INTERACT, Interact, Problem, expect_operands, reference, samples};
+use super::{INTERACT, Interact, Problem, SCRATCH, expect_operands, reference, samples};
 use crate::error::Result;
 
 /// Operands 0–9 are those of [`Interact`]; text i belongs to video i. A frame's peak is its highest cosine with a word
@@ -40,11 +41,19 @@ static FOREGROUND_KERNEL: KernelDef = KernelDef {
         read_u32("slot_table"),
         read("gram"),
         write("log_weights"),
+        SCRATCH,
     ],
-    cpu: None,
+    cpu: Some(cpu::foreground),
     wgsl: None,
     cuda: None,
 };
+
+impl Foreground {
+    /// Of operands that have no views.
+    fn problem(ins: &[Meta]) -> Problem {
+        Problem::of(&[ins, &[Meta::absent()]].concat())
+    }
+}
 
 impl Op for Foreground {
     fn name(&self) -> &'static str {
@@ -71,10 +80,18 @@ impl Op for Foreground {
     fn kernels(&self) -> Vec<&'static KernelDef> {
         vec![&FOREGROUND_KERNEL]
     }
-    fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
-        let p = Problem::of(&[o.ins, &[Meta::absent()]].concat());
+    fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
+        match ctx.target {
+            Target::Cpu => self.interact.scratch(&Self::problem(ins)).bytes(ctx.threads),
+            Target::Wgsl | Target::Cuda => 0,
+        }
+    }
+    fn launch(&self, o: &Operands, ctx: &Ctx) -> Vec<Launch> {
+        let p = Self::problem(o.ins);
         let mut args: Vec<_> = (0..OPERANDS).filter(|i| *i != 5).map(|i| o.input(i)).collect();
         args.push(o.output(0));
+        let bytes = self.workspace(o.ins, ctx);
+        args.push(if bytes > 0 { Arg::Work { offset: 0, bytes } } else { Arg::Absent });
         let params = self.interact.params(&p).u32(self.keep_background as usize);
         let params = params.u32(!o.ins[8].is_absent() as usize).u32(!o.ins[2].is_absent() as usize);
         vec![Launch { kernel: &FOREGROUND_KERNEL, params, groups: groups(p.videos.cap() as u64, 1), args }]

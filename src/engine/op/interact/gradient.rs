@@ -120,8 +120,8 @@ impl Op for InteractGrad {
 impl InteractGrad {
     /// Bytes of the gradient tiles of a chunk and of the threads' scratch.
     fn buffers(&self, ins: &[Meta], ctx: &Ctx) -> (u64, u64) {
-        let scratch = cpu::Scratch::new(self.0.max_words, self.0.max_frames);
         let p = Problem::of(ins);
+        let scratch = self.0.scratch(&p);
         (scratch.tile_bytes(p.words.cap(), p.frames.cap()), scratch.gradient_bytes(ctx.threads))
     }
 }

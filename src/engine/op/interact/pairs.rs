@@ -81,9 +81,7 @@ impl Op for InteractPairs {
     }
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
         match ctx.target {
-            Target::Cpu => {
-                cpu::Scratch::new(self.0.max_words, self.0.max_frames).pair_bytes(ctx.threads, ins[0].dim(1).cap())
-            }
+            Target::Cpu => self.0.scratch(&Problem::of(ins)).pair_bytes(ctx.threads, ins[0].dim(1).cap()),
             Target::Wgsl | Target::Cuda => chunks::pairs_bytes(&self.0, ins, ctx),
         }
     }

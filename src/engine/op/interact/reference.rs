@@ -104,7 +104,8 @@ impl Inputs<'_> {
         let logits = (0..k).map(|s| {
             let expert = if self.ins[8].is_absent() { s } else { self.ins[8].u()[row * k + s] as usize };
             let of_text = self.ins[6].x()[text * experts..][..experts].get(expert);
-            of_text.map_or(f64::NEG_INFINITY, |g| unless_excluded(g + self.ins[7].x()[row * k + s]))
+            // With 0 added no zero is negative, and equal ones are ties.
+            of_text.map_or(f64::NEG_INFINITY, |g| unless_excluded(g + self.ins[7].x()[row * k + s] + 0.0))
         });
         let mut logits: Vec<f64> = logits.collect();
         let kept = if self.op.kept == 0 { k } else { self.op.kept as usize };
@@ -350,7 +351,7 @@ pub fn foreground(op: &Interact, keep_background: bool, ins: &[HostTensor]) -> V
         let Some(pair) = inputs.pair(0, i, i) else { continue };
         let peak = |t: usize| {
             let words = pair.dots.iter().zip(&pair.log_omega).filter(|(_, w)| **w > f64::NEG_INFINITY);
-            words.map(|(c, _)| c[t]).fold(f64::NEG_INFINITY, f64::max)
+            words.map(|(c, _)| c[t] + 0.0).fold(f64::NEG_INFINITY, f64::max)
         };
         let (first, last) = inputs.segment(4, i);
         let peaks: Vec<f64> = (0..last - first).map(peak).collect();

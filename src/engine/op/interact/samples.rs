@@ -263,6 +263,8 @@ pub fn backward() -> Vec<Sample> {
     let samples = cases().into_iter().chain(training).map(|c| {
         let [texts, videos, _, frames] = c.dims();
         let s = c.sample(InteractGrad(c.op())).gradient(Gradient::None("is itself a gradient"));
+        // The gate of a single slot gains nothing: terms of about 1 cancel.
+        let s = if c.router.is_some_and(|r| r.slots == 1) { s.floor(4, 1.0).floor(5, 1.0) } else { s };
         let s = s.normal(&[texts, videos], 51);
         let s = if c.views > 0 { s.normal(&[Dim::Fixed(c.views), texts, videos], 52) } else { s.absent() };
         if c.class == Class::Bench { s.absent() } else { s.normal(&[texts, frames], 53) }
