@@ -5,6 +5,7 @@ pub mod batch;
 pub mod folder;
 pub mod mean_pool;
 pub mod parameters;
+pub mod perturb;
 pub mod plans;
 pub mod rows;
 pub mod scorer;
