@@ -272,3 +272,55 @@ fn write_splits<V: Serialize, Q: Serialize>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+    use crate::data::TokenSource;
+
+    /// A seed that no run had before, printed.
+    pub fn fresh() -> u64 {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+        let seed = now.as_nanos() as u64 >> 8;
+        println!("seed {seed}");
+        seed
+    }
+
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(x, y)| x * y).sum()
+    }
+
+    pub fn tokens(source: &dyn TokenSource, i: usize) -> Tokens {
+        source.load(i).unwrap()
+    }
+
+    /// Share of the queries whose best video is a correct one.
+    pub fn hits(
+        queries: usize,
+        videos: usize,
+        correct: &dyn Fn(usize) -> Vec<usize>,
+        score: &dyn Fn(usize, usize) -> f32,
+    ) -> f32 {
+        let best = |q: usize| (0..videos).max_by(|a, b| score(q, *a).total_cmp(&score(q, *b)));
+        let right = (0..queries).filter(|q| best(*q).is_some_and(|best| correct(*q).contains(&best)));
+        right.count() as f32 / queries as f32
+    }
+
+    /// `make` gives the same bits with one thread and with three; `other` gives others.
+    pub fn same_bits(make: &(dyn Fn() -> Dataset + Sync), other: &(dyn Fn() -> Dataset + Sync)) {
+        let with = |threads: usize, make: &(dyn Fn() -> Dataset + Sync)| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let data = pool.install(make);
+            let all = |source: &dyn TokenSource| -> Vec<Vec<u32>> {
+                let bits = |i| tokens(source, i).data.iter().map(|v| v.to_bits()).collect();
+                (0..source.len()).map(bits).collect()
+            };
+            (all(&*data.videos), all(&*data.texts), data.captions.clone(), data.keys())
+        };
+        let one = with(1, make);
+        assert!(one == with(3, make));
+        let other = with(1, other);
+        assert!(one.0 != other.0 && one.1 != other.1 && one.2 != other.2);
+        assert!(one.0.iter().zip(&other.0).all(|(a, b)| a != b));
+    }
+}

@@ -397,3 +397,159 @@ fn rotation(seed: u64, name: &str, dim: usize) -> Vec<f32> {
     }
     rows.concat().into_iter().map(|v| v as f32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::{dot, fresh, hits, same_bits, tokens};
+    use super::*;
+
+    fn small(seed: u64) -> Factors {
+        Factors { seed, train: 300, values: 64, ..Factors::default() }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_bits_with_one_thread_or_three() {
+        let seed = fresh();
+        for generator in [Generator::Main, Generator::HeldOut] {
+            let world = Factors { generator, ..small(seed) };
+            let other = Factors { seed: seed + 1, ..world.clone() };
+            same_bits(&|| world.train().unwrap().data, &|| other.train().unwrap().data);
+            same_bits(&|| world.test(0).unwrap().data, &|| world.test(1).unwrap().data);
+        }
+    }
+
+    #[test]
+    fn a_permutation_gallery_shows_every_value_once_a_factor_and_asks_for_all() {
+        let made = small(fresh()).test(2).unwrap();
+        assert_eq!((made.videos.len(), made.queries.len()), (64, 192));
+        assert_eq!(made.data.gallery(), (0..64).collect::<Vec<_>>());
+        for f in 0..3 {
+            let mut values: Vec<usize> = made.videos.iter().map(|v| v.values[f]).collect();
+            assert_ne!(values, (0..64).collect::<Vec<_>>());
+            values.sort_unstable();
+            assert_eq!(values, (0..64).collect::<Vec<_>>());
+        }
+        let mut asked = std::collections::HashSet::new();
+        for (query, pair) in made.queries.iter().zip(&made.data.pairs) {
+            assert!(asked.insert((query.factor, query.value)));
+            assert_eq!(pair.video, query.correct);
+            let right: Vec<usize> = (0..64).filter(|v| query.describes(&made.videos[*v])).collect();
+            assert_eq!(right, [query.correct]);
+            assert_eq!(query.distractors.len(), 2);
+            for v in &query.distractors {
+                assert!(*v != query.correct && made.videos[*v].values.contains(&query.value));
+            }
+            let name = format!("{} value{}", FACTORS[query.factor], query.value);
+            assert_eq!(made.data.caption(pair), name);
+        }
+    }
+
+    #[test]
+    fn training_asks_for_what_the_video_shows() {
+        let made = small(fresh()).train().unwrap();
+        let mut factors = [0; 3];
+        for (query, pair) in made.queries.iter().zip(&made.data.pairs) {
+            assert!(query.describes(&made.videos[pair.video]));
+            factors[query.factor] += 1;
+        }
+        assert!(factors.iter().all(|f| (60..140).contains(f)), "{factors:?}");
+    }
+
+    /// Squared distance of factor `f` of video `v` to the template of `value`, over the squared gain.
+    fn distance(made: &Made<Video, Query>, templates: &[Vec<Vec<f32>>], f: usize, value: usize, v: usize) -> f32 {
+        let rows = tokens(&*made.data.videos, v);
+        let template = templates[f][value].chunks(32);
+        (0..8)
+            .zip(template)
+            .map(|(t, e)| {
+                let shown = &rows.row(t)[32 * f..][..32];
+                shown.iter().zip(e).map(|(a, b)| (a - b) * (a - b)).sum::<f32>()
+            })
+            .sum()
+    }
+
+    fn templates(world: &Factors) -> Vec<Vec<Vec<f32>>> {
+        (0..3).map(|f| (0..world.values).map(|v| world.template(f, v).unwrap()).collect()).collect()
+    }
+
+    #[test]
+    fn without_noise_and_drift_tokens_are_templates() {
+        let world = Factors { noise: 0.0, drift: 0.0, values: 16, ..small(fresh()) };
+        let (templates, made) = (templates(&world), world.test(0).unwrap());
+        for (v, video) in made.videos.iter().enumerate() {
+            for f in 0..3 {
+                assert!(distance(&made, &templates, f, video.values[f], v) < 1e-6);
+                let other = (video.values[f] + 1) % 16;
+                assert!(distance(&made, &templates, f, other, v) > 0.5);
+            }
+        }
+        // Lengths are the gains; the motion's is that of offset and curve together.
+        let length = |f: usize| dot(&templates[f][3][..32], &templates[f][3][..32]).sqrt();
+        let wanted = [1.5, 5.0_f32.sqrt(), 0.7];
+        assert!((0..3).all(|f| (length(f) - wanted[f]).abs() < 1e-3), "{} {} {}", length(0), length(1), length(2));
+    }
+
+    #[test]
+    fn a_single_frame_hides_the_motion_and_all_frames_show_it() {
+        let world = Factors { values: 256, ..small(fresh()) };
+        let templates: Vec<Vec<f32>> = (0..256).map(|v| world.template(MOTION, v).unwrap()).collect();
+        let cosine = |a: &[f32], b: &[f32]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        for v in 1..256 {
+            assert!(cosine(&templates[0][..32], &templates[v][..32]) > 0.6);
+            let apart: f32 = templates[0].iter().zip(&templates[v]).map(|(a, b)| (a - b) * (a - b)).sum();
+            assert!(apart > 1.0, "values 0 and {v} are {apart} apart");
+        }
+    }
+
+    /// The likelihood of a value leaves out drift, which is the same for all of them.
+    #[test]
+    fn an_oracle_finds_all_and_a_factor_blind_scorer_a_third() {
+        for generator in [Generator::Main, Generator::HeldOut] {
+            let world = Factors { generator, ..small(fresh()) };
+            let (templates, made) = (templates(&world), world.test(0).unwrap());
+            let oracle = |q: usize, v: usize| {
+                let Query { factor, value, .. } = made.queries[q];
+                -distance(&made, &templates, factor, value, v)
+            };
+            let blind = |q: usize, v: usize| {
+                let value = made.queries[q].value;
+                (0..3).map(|f| -distance(&made, &templates, f, value, v)).fold(f32::MIN, f32::max)
+            };
+            let correct = |q: usize| vec![made.queries[q].correct];
+            let blind = hits(192, 64, &correct, &blind);
+            if generator == Generator::Main {
+                assert!((0.27..0.40).contains(&blind), "{blind}");
+                let oracle = hits(192, 64, &correct, &oracle);
+                assert!(oracle > 0.97, "{oracle}");
+            } else {
+                assert!(blind < 0.4, "{blind}");
+            }
+        }
+    }
+
+    #[test]
+    fn rotations_are_rotations() {
+        let seed = fresh();
+        let rows = rotation(seed, "x", 16);
+        for (i, a) in rows.chunks(16).enumerate() {
+            for (j, b) in rows.chunks(16).enumerate() {
+                assert!((dot(a, b) - f32::from(i == j)).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_parameters_are_named() {
+        for (world, key) in [
+            (Factors { values: 2, ..small(1) }, "values"),
+            (Factors { factor_dim: 6, ..small(1) }, "factor_dim"),
+            (Factors { gains: [1.0, -1.0, 1.0], ..small(1) }, "gains"),
+            (Factors { drift: f32::INFINITY, ..small(1) }, "drift"),
+            (Factors { frames: usize::MAX, ..small(1) }, "train"),
+            (Factors { factor_dim: usize::MAX, ..small(1) }, "train"),
+        ] {
+            let error = world.test(0).unwrap_err().to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+    }
+}

@@ -411,3 +411,179 @@ fn keys(stories: &[(Vec<usize>, Option<usize>)]) -> Keys {
     // Positions fit: more videos than 2³² values are refused.
     Keys { video: (0..stories.len() as u32).collect(), caption }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::{dot, fresh, hits, same_bits, tokens};
+    use super::*;
+
+    fn small(seed: u64) -> SpuriousBackground {
+        SpuriousBackground { seed, train: 2000, val: 40, gallery: 200, ..SpuriousBackground::default() }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_bits_with_one_thread_or_three() {
+        let seed = fresh();
+        for generator in [Generator::Main, Generator::HeldOut] {
+            let world = SpuriousBackground { generator, train: 90, ..small(seed) };
+            let other = SpuriousBackground { seed: seed + 1, ..world.clone() };
+            same_bits(&|| world.train().unwrap().data, &|| other.train().unwrap().data);
+            same_bits(&|| world.test(Test::Adv, 0).unwrap().data, &|| world.test(Test::Adv, 1).unwrap().data);
+        }
+    }
+
+    #[test]
+    fn tokens_show_what_the_truth_says() {
+        let seed = fresh();
+        let world = SpuriousBackground { noise: 0.1, word_noise: 0.0, clear_share: 0.3, train: 200, ..small(seed) };
+        let (atoms, made) = (world.atoms(), world.train().unwrap());
+        let mut clear = 0;
+        for (v, truth) in made.videos.iter().enumerate() {
+            let rows = tokens(&*made.data.videos, v);
+            assert_eq!((rows.rows, rows.dim), (12, 128));
+            assert_eq!(truth.foreground().iter().sum::<f32>(), 6.0);
+            let mut shown: Vec<usize> = truth.frames.iter().step_by(2).flatten().copied().collect();
+            assert_eq!(shown, truth.events);
+            shown.iter_mut().for_each(|e| *e /= 2);
+            shown.sort_unstable();
+            shown.dedup();
+            assert_eq!(shown.len(), 3, "events of one pair: {truth:?}");
+            for (t, event) in truth.frames.iter().enumerate() {
+                let mut row = rows.row(t).to_vec();
+                let along = dot(&row, &atoms.backgrounds[truth.background]);
+                assert_eq!(along > 1.0, !truth.clear[t], "frame {t} of {truth:?}: {along}");
+                clear += usize::from(truth.clear[t]);
+                if !truth.clear[t] {
+                    add(&mut row, -2.0, &atoms.backgrounds[truth.background]);
+                }
+                let length = dot(&row, &row).sqrt();
+                match event {
+                    None => assert!(length < 0.2),
+                    Some(event) => {
+                        let best = (0..64)
+                            .max_by(|a, b| dot(&row, &atoms.events[*a]).total_cmp(&dot(&row, &atoms.events[*b])));
+                        assert_eq!(best, Some(*event), "frame {t} of {truth:?}");
+                    }
+                }
+            }
+            let words = tokens(&*made.data.texts, v);
+            for (w, event) in truth.events.iter().enumerate() {
+                assert!(dot(words.row(w), &atoms.words[*event]) > 0.9999);
+            }
+            assert!(made.queries[v].describes(truth) && made.queries[v].correct == v);
+        }
+        assert!((0.2..0.4).contains(&(clear as f32 / 1200.0)), "{clear}");
+    }
+
+    #[test]
+    fn twins_are_as_alike_as_delta_says() {
+        let atoms = small(fresh()).atoms();
+        let mean = |k: &dyn Fn(usize) -> usize| {
+            (0..32).map(|p| dot(&atoms.events[2 * p], &atoms.events[k(p)])).sum::<f32>() / 32.0
+        };
+        assert!((mean(&|p| 2 * p + 1) - 0.8775).abs() < 0.03);
+        assert!(mean(&|p| (2 * p + 2) % 64).abs() < 0.1);
+    }
+
+    #[test]
+    fn backgrounds_follow_the_first_event_as_often_as_rho_says() {
+        let seed = fresh();
+        let share = |videos: &[Video], of: &dyn Fn(&Video) -> usize| {
+            videos.iter().filter(|v| v.background == of(v)).count() as f32 / videos.len() as f32
+        };
+        let own = |v: &Video| v.events[0];
+        for (rho, from, to) in [(0.98, 0.965, 0.995), (0.5, 0.45, 0.56), (0.0, 0.003, 0.04), (1.0, 1.0, 1.0)] {
+            let world = SpuriousBackground { rho_train: rho, ..small(seed) };
+            let found = share(&world.train().unwrap().videos, &own);
+            assert!((from..=to).contains(&found), "{found} for {rho}");
+        }
+        let test = |test| small(seed).test(test, 3).unwrap().videos;
+        assert!(share(&test(Test::Id), &own) > 0.92);
+        assert!(share(&test(Test::Decor), &own) < 0.08);
+        assert_eq!(share(&test(Test::Adv), &|v| v.events[0] ^ 1), 1.0);
+    }
+
+    #[test]
+    fn galleries_hold_each_video_with_its_twin_and_no_other_like_it() {
+        let world = small(fresh());
+        let tests = Test::ALL.map(|test| world.test(test, 0).unwrap());
+        for made in &tests {
+            assert_eq!((made.videos.len(), made.queries.len(), made.data.gallery().len()), (200, 200, 200));
+            assert_eq!(made.data.gallery(), (0..200).collect::<Vec<_>>());
+            for (v, (video, query)) in made.videos.iter().zip(&made.queries).enumerate() {
+                let twin = &made.videos[video.twin.unwrap()];
+                assert_eq!(twin.twin, Some(v));
+                assert_eq!(twin.events[0], video.events[0] ^ 1);
+                assert_eq!(twin.events[1..], video.events[1..]);
+                assert_eq!((query.correct, query.twin), (v, video.twin));
+                let right: Vec<usize> = (0..200).filter(|i| query.describes(&made.videos[*i])).collect();
+                assert_eq!(right, [v]);
+            }
+        }
+        // The tests differ in nothing but the background.
+        for (id, adv) in tests[0].videos.iter().zip(&tests[2].videos) {
+            assert_eq!((&id.events, &id.frames), (&adv.events, &adv.frames));
+        }
+        let error = SpuriousBackground { twin_pairs: 4, ..world }.test(Test::Id, 0).unwrap_err().to_string();
+        assert!(error.starts_with("twin_pairs"), "{error}");
+    }
+
+    #[test]
+    fn keys_join_captions_of_the_same_events() {
+        let made = SpuriousBackground { twin_pairs: 4, ..small(fresh()) }.train().unwrap();
+        let keys = made.data.keys();
+        for i in 0..300 {
+            for j in 0..300 {
+                assert_eq!(keys.caption[i] == keys.caption[j], made.queries[i].describes(&made.videos[j]));
+            }
+        }
+    }
+
+    /// Knows all atoms and masks: the events it recognises in a video's slots.
+    fn recognised(made: &Made<Video, Query>, atoms: &Atoms, v: usize) -> Vec<usize> {
+        let (rows, truth) = (tokens(&*made.data.videos, v), &made.videos[v]);
+        let event = |slot: usize| {
+            let mut sum = rows.row(2 * slot).to_vec();
+            add(&mut sum, 1.0, rows.row(2 * slot + 1));
+            add(&mut sum, -4.0, &atoms.backgrounds[truth.background]);
+            let seen: Vec<f32> = atoms.events.iter().map(|atom| dot(&sum, atom)).collect();
+            (0..64).max_by(|a, b| seen[*a].total_cmp(&seen[*b])).unwrap()
+        };
+        (0..6).filter(|s| truth.frames[2 * s].is_some()).map(event).collect()
+    }
+
+    #[test]
+    fn an_oracle_finds_all_and_a_background_only_scorer_is_fooled() {
+        let world = SpuriousBackground { gallery: 100, ..small(fresh()) };
+        let atoms = world.atoms();
+        for (test, fooled) in [(Test::Id, 0.85..=1.0), (Test::Adv, 0.0..=0.0)] {
+            let made = world.test(test, 1).unwrap();
+            let shown: Vec<Vec<usize>> = (0..100).map(|v| recognised(&made, &atoms, v)).collect();
+            let oracle =
+                |q: usize, v: usize| made.queries[q].events.iter().filter(|e| shown[v].contains(e)).count() as f32;
+            let right = hits(100, 100, &|q| vec![q], &oracle);
+            assert!(right > 0.95, "{right} in {test:?}");
+            // The twin or the video: which of them has the background that its caption's first event goes with?
+            let blind = |q: usize, v: usize| (made.videos[v].background == made.queries[q].events[0]) as u8;
+            let chosen = (0..100).filter(|q| blind(*q, *q) > blind(*q, made.queries[*q].twin.unwrap())).count();
+            assert!(fooled.contains(&(chosen as f32 / 100.0)), "{chosen} in {test:?}");
+        }
+    }
+
+    #[test]
+    fn impossible_parameters_are_named() {
+        for (world, key) in [
+            (SpuriousBackground { gallery: 7, ..small(1) }, "gallery"),
+            (SpuriousBackground { slots: 2, ..small(1) }, "slots"),
+            (SpuriousBackground { twin_pairs: 2, ..small(1) }, "twin_pairs"),
+            (SpuriousBackground { rho_train: 1.5, ..small(1) }, "rho_train"),
+            (SpuriousBackground { beta: f32::NAN, ..small(1) }, "beta"),
+            (SpuriousBackground { train: usize::MAX, ..small(1) }, "train"),
+            (SpuriousBackground { slot_frames: usize::MAX, ..small(1) }, "train"),
+            (SpuriousBackground { dim: 1 << 33, ..small(1) }, "train"),
+        ] {
+            let error = world.train().unwrap_err().to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+    }
+}

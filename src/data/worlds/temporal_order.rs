@@ -391,3 +391,159 @@ fn keys<'a>(queries: impl Iterator<Item = &'a Query>) -> Keys {
     }
     Keys { video, caption }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::testing::{dot, fresh, hits, same_bits, tokens};
+    use super::*;
+
+    fn small(seed: u64) -> TemporalOrder {
+        TemporalOrder { seed, train: 400, val: 20, gallery: 100, ..TemporalOrder::default() }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_bits_with_one_thread_or_three() {
+        let seed = fresh();
+        for generator in [Generator::Main, Generator::HeldOut] {
+            let world = TemporalOrder { generator, train: 90, ..small(seed) };
+            let other = TemporalOrder { seed: seed + 1, ..world.clone() };
+            same_bits(&|| world.train().unwrap().data, &|| other.train().unwrap().data);
+            same_bits(&|| world.test(0).unwrap().data, &|| world.test(1).unwrap().data);
+        }
+    }
+
+    #[test]
+    fn windows_lie_apart_and_inside_and_reach_everywhere() {
+        let made = TemporalOrder { train: 3000, dim: 2, ..small(fresh()) }.train().unwrap();
+        let (mut lengths, mut begins, mut gaps) = ([0; 9], [0; 33], 0);
+        for video in &made.videos {
+            let [(a, b), (c, d)] = video.windows;
+            assert!(a < b && b < c && c < d && d <= 32, "{video:?}");
+            lengths[b - a] += 1;
+            lengths[d - c] += 1;
+            begins[a] += 1;
+            gaps = gaps.max(c - b);
+            assert!((0.75..=1.33).contains(&video.speed));
+            assert!((video.seconds[1].0 - c as f32 * video.speed).abs() < 1e-4);
+        }
+        assert!(lengths[..4].iter().all(|l| *l == 0) && lengths[4..].iter().all(|l| *l > 1000), "{lengths:?}");
+        assert!(begins[0] > 0 && begins[15] > 0 && gaps > 18, "{begins:?} {gaps}");
+    }
+
+    #[test]
+    fn tokens_show_what_the_truth_says() {
+        let world = TemporalOrder { noise: 0.1, word_noise: 0.0, train: 150, ..small(fresh()) };
+        let (atoms, made) = (world.atoms(), world.train().unwrap());
+        for (v, (truth, query)) in made.videos.iter().zip(&made.queries).enumerate() {
+            let rows = tokens(&*made.data.videos, v);
+            let times = made.data.videos.timestamps(v).unwrap();
+            assert!(times.iter().enumerate().all(|(t, s)| (s - t as f32 * truth.speed).abs() < 1e-4));
+            for (k, (begin, end)) in truth.windows.into_iter().enumerate() {
+                for t in 0..32 {
+                    let seen = dot(rows.row(t), &atoms.events[truth.events[k]]);
+                    assert_eq!(seen > 0.6, (begin..end).contains(&t), "event {k} in frame {t}: {seen} {truth:?}");
+                }
+            }
+            let words = tokens(&*made.data.texts, v);
+            assert_eq!(words.rows, 4);
+            for (w, k) in [(0, 0), (2, 1)] {
+                let mut wanted = atoms.words[query.events[k]].clone();
+                add(&mut wanted, if query.ordered { 0.5 } else { 0.0 }, &atoms.roles[k]);
+                make_unit(&mut wanted);
+                assert!(dot(words.row(w), &wanted) > 0.9999, "word {w} of {query:?}");
+            }
+            assert!(dot(words.row(1), &atoms.joints[usize::from(query.ordered)]) > 0.999);
+        }
+    }
+
+    #[test]
+    fn galleries_hold_each_video_with_its_order_twin_and_no_other_like_it() {
+        let made = TemporalOrder { gallery: 400, dim: 4, ..small(fresh()) }.test(0).unwrap();
+        assert_eq!(made.data.gallery(), (0..400).collect::<Vec<_>>());
+        let mut ordered = 0;
+        for (q, query) in made.queries.iter().enumerate() {
+            let (video, twin) = (&made.videos[q], &made.videos[query.twin.unwrap()]);
+            assert_eq!((video.events, video.windows), ([twin.events[1], twin.events[0]], twin.windows));
+            assert_eq!((twin.twin, video.twin), (Some(q), query.twin));
+            let right: Vec<usize> = (0..400).filter(|v| query.describes(&made.videos[*v])).collect();
+            assert_eq!(right, query.correct);
+            assert_eq!(right.len(), if query.ordered { 1 } else { 2 });
+            assert!(right.contains(&q));
+            ordered += usize::from(query.ordered);
+        }
+        assert!((140..260).contains(&ordered), "{ordered}");
+    }
+
+    #[test]
+    fn keys_hide_no_true_pair_as_a_negative_and_keep_opposite_orders() {
+        let made = TemporalOrder { events: 5, gallery: 20, dim: 4, ..small(fresh()) }.train().unwrap();
+        let keys = made.data.keys();
+        let (mut masked, mut opposite) = (0, 0);
+        for (i, query) in made.queries.iter().enumerate() {
+            for (j, video) in made.videos.iter().enumerate() {
+                let shared = keys.video[i] == keys.video[j] || keys.caption[i] == keys.caption[j];
+                let other = &made.queries[j];
+                if query.describes(video) {
+                    assert!(shared, "{query:?} is true of {video:?}");
+                    masked += 1;
+                } else if query.ordered && other.ordered {
+                    assert!(!shared, "{query:?} and {other:?}");
+                    opposite += usize::from(query.events == [other.events[1], other.events[0]]);
+                } else if shared {
+                    assert_eq!(
+                        [query.events[0].min(query.events[1]), query.events[0].max(query.events[1])],
+                        [video.events[0].min(video.events[1]), video.events[0].max(video.events[1])]
+                    );
+                }
+            }
+        }
+        assert!(masked > 1000 && opposite > 1000, "{masked} {opposite}");
+    }
+
+    /// Knows all atoms: finds each event's best four frames in a row, and asks which came first.
+    #[test]
+    fn an_oracle_finds_all_and_one_without_time_guesses_the_order() {
+        let world = small(fresh());
+        let (atoms, made) = (world.atoms(), world.test(0).unwrap());
+        // `found[v][e]`: how well event e is seen in video v, and where.
+        let found: Vec<Vec<(f32, usize)>> = (0..100)
+            .map(|v| {
+                let rows = tokens(&*made.data.videos, v);
+                let best = |atom: &Vec<f32>| {
+                    let seen: Vec<f32> = (0..32).map(|t| dot(rows.row(t), atom)).collect();
+                    let windows = seen.windows(4).map(|w| w.iter().sum::<f32>()).enumerate();
+                    windows.fold((f32::MIN, 0), |best, (t, sum)| if sum > best.0 { (sum, t) } else { best })
+                };
+                atoms.events.iter().map(best).collect()
+            })
+            .collect();
+        let unordered = |q: usize, v: usize| made.queries[q].events.iter().map(|e| found[v][*e].0).sum::<f32>();
+        let oracle = |q: usize, v: usize| {
+            let Query { events: [a, b], ordered, .. } = made.queries[q];
+            unordered(q, v) - if ordered && found[v][a].1 > found[v][b].1 { 10.0 } else { 0.0 }
+        };
+        let right = hits(100, 100, &|q| made.queries[q].correct.clone(), &oracle);
+        assert!(right > 0.95, "{right}");
+        let order: Vec<usize> = (0..100).filter(|q| made.queries[*q].ordered).collect();
+        let won = |score: &dyn Fn(usize, usize) -> f32| {
+            let wins = order.iter().filter(|&&q| score(q, q) > score(q, made.queries[q].twin.unwrap())).count();
+            wins as f32 / order.len() as f32
+        };
+        assert!(won(&oracle) > 0.95 && (0.2..0.8).contains(&won(&unordered)), "{} {}", won(&oracle), won(&unordered));
+    }
+
+    #[test]
+    fn impossible_parameters_are_named() {
+        for (world, key) in [
+            (TemporalOrder { gallery: 2000, ..small(1) }, "gallery"),
+            (TemporalOrder { frames: 16, ..small(1) }, "frames"),
+            (TemporalOrder { window: (5, 4), ..small(1) }, "window"),
+            (TemporalOrder { speed: (1.0, 0.5), ..small(1) }, "speed"),
+            (TemporalOrder { role: f32::NAN, ..small(1) }, "role"),
+            (TemporalOrder { frames: usize::MAX, ..small(1) }, "train"),
+        ] {
+            let error = world.test(0).unwrap_err().to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+    }
+}
