@@ -14,6 +14,10 @@ constexpr u32 ALL = 0xffffffffu;
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
 
+// A kernel of which a processor should hold at least `blocks` blocks: so many registers the compiler may use. Left to
+// itself, ptxas spills some of them to make room for one more block.
+#define KERNEL_OF(blocks) extern "C" __global__ void __launch_bounds__(THREADS, blocks)
+
 // A length as `Params::size_times` writes it: bit 31 says ragged, bits 28 to 30 the axis, the rest the factor.
 struct Size {
     u32 word;

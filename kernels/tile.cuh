@@ -22,10 +22,6 @@
 #pragma once
 #include "common.cuh"
 
-// A kernel of which a processor should hold at least `blocks` blocks: so many registers the compiler may use. Left to
-// itself, ptxas spills some of them to make room for one more block.
-#define KERNEL_OF(blocks) extern "C" __global__ void __launch_bounds__(THREADS, blocks)
-
 constexpr u32 TILE = 64;
 
 // One operand of a product: `rows` x `depth` elements; nothing beyond them is read.
@@ -93,13 +89,13 @@ template <bool ALONG> __device__ inline u32 place(u32 r, u32 k) {
 }
 
 // Copies a slice of ROWS x DEPTH from (row0, k0) on, zeros beyond the operand; `thread` counts ROWS * DEPTH / 4.
-template <bool ALONG, u32 ROWS = TILE>
-__device__ inline void stage(float* slice, const Matrix& m, bool aligned, u32 thread, u32 row0, u32 k0) {
+template <bool ALONG, u32 ROWS = TILE, class M = Matrix>
+__device__ inline void stage(float* slice, const M& m, bool aligned, u32 thread, u32 row0, u32 k0) {
     if (aligned) {
         u32 r = ALONG ? thread / 4 : thread % (ROWS / 4) * 4;
         u32 k = ALONG ? thread % 4 * 4 : thread / (ROWS / 4);
-        u32 n = m.present<ALONG>(row0 + r, k0 + k, 4);
-        const float* from = n > 0 ? m.element<ALONG>(row0 + r, k0 + k) : m.at;
+        u32 n = m.template present<ALONG>(row0 + r, k0 + k, 4);
+        const float* from = n > 0 ? m.template element<ALONG>(row0 + r, k0 + k) : m.at;
         copy_async<16>(slice + place<ALONG>(r, k), from, 4 * n);
         return;
     }
@@ -107,8 +103,8 @@ __device__ inline void stage(float* slice, const Matrix& m, bool aligned, u32 th
     for (u32 i = thread; i < ROWS * DEPTH; i += ROWS * DEPTH / 4) {
         u32 r = ALONG ? i / DEPTH : i % ROWS;
         u32 k = ALONG ? i % DEPTH : i / ROWS;
-        u32 n = m.present<ALONG>(row0 + r, k0 + k, 1);
-        const float* from = n > 0 ? m.element<ALONG>(row0 + r, k0 + k) : m.at;
+        u32 n = m.template present<ALONG>(row0 + r, k0 + k, 1);
+        const float* from = n > 0 ? m.template element<ALONG>(row0 + r, k0 + k) : m.at;
         copy_async<4>(slice + place<ALONG>(r, k), from, 4 * n);
     }
 }
@@ -140,10 +136,9 @@ __device__ inline void multiply_fragments(const float (&left)[4][4], const float
 }
 
 // sum[i][j] += Σ_k A[row0 + own_row + i, k] · B[k, col0 + own_column + j], in the order of k. All threads of the
-// block call it; afterwards `s` may be used again.
-template <bool A_ALONG, bool B_ALONG>
-__device__ inline void tile_product(const Matrix& a, const Matrix& b, u32 row0, u32 col0, Stages& s,
-                                    float (&sum)[4][4]) {
+// block call it; afterwards `s` may be used again. An operand is a Matrix or what can be asked the same.
+template <bool A_ALONG, bool B_ALONG, class A, class B>
+__device__ inline void tile_product(const A& a, const B& b, u32 row0, u32 col0, Stages& s, float (&sum)[4][4]) {
     u32 steps = (a.depth + DEPTH - 1) / DEPTH, thread = fresh_thread();
     bool a_aligned = a.aligned(), b_aligned = b.aligned();
     auto copy = [&](u32 slot, u32 step) {

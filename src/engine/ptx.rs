@@ -24,7 +24,9 @@ macro_rules! families {
 
 families! {
     CONTRAST = "contrast",
+    EXPERTS = "experts",
     GATHER = "gather",
+    GROUPED = "grouped",
     INTERACT = "interact",
     LINEAR = "linear",
     NORM = "norm",

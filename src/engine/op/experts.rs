@@ -34,8 +34,8 @@ static EXPERT_KERNEL: KernelDef = KernelDef {
         write("delta"),
     ],
     cpu: Some(cpu::expert),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/expert.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 /// D, k and K of the operands.
@@ -107,7 +107,8 @@ impl Op for Expert {
                 let e = expert_of(&ins[5], r, s, slots);
                 for c in 0..cols {
                     let at = (r * slots + s) * cols + c;
-                    let own = if e < experts { diagonal[e * cols + c] * v[r * cols + c] + bias[e * cols + c] } else { 0.0 };
+                    let own =
+                        if e < experts { diagonal[e * cols + c] * v[r * cols + c] + bias[e * cols + c] } else { 0.0 };
                     outs[1].x_mut()[at] = shared[r * cols + c] + low[at] + own;
                     outs[0].x_mut()[at] = v[r * cols + c] + outs[1].x()[at];
                 }
@@ -167,16 +168,16 @@ static PARTS_KERNEL: KernelDef = KernelDef {
     name: "expert_parts",
     operands: &[read("dexperts"), read("ddelta"), read("v"), read_u32("table"), write("sums")],
     cpu: None,
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/expert_parts.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 static SUM_KERNEL: KernelDef = KernelDef {
     name: "expert_sum",
     operands: &[read("sums"), write("ddiagonal"), write("dbias")],
     cpu: Some(cpu::expert_sum),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/expert_sum.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 static GRAD_KERNEL: KernelDef = KernelDef {
@@ -193,8 +194,8 @@ static GRAD_KERNEL: KernelDef = KernelDef {
         write("sums"),
     ],
     cpu: Some(cpu::expert_grad),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/expert_grad.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 /// Rows that the first stage of the sums over rows adds up.
@@ -365,7 +366,8 @@ impl Case {
 
 fn cases() -> [Case; 9] {
     let fixed = Dim::Fixed;
-    let case = |name, rows, cols, experts, slots, routed, class| Case { name, rows, cols, experts, slots, routed, class };
+    let case =
+        |name, rows, cols, experts, slots, routed, class| Case { name, rows, cols, experts, slots, routed, class };
     [
         case("nothing", fixed(0), 3, 4, 2, true, Class::Tiny),
         case("one", fixed(1), 1, 1, 1, false, Class::Tiny),
@@ -377,4 +379,59 @@ fn cases() -> [Case; 9] {
         case("8192 rows, 512, 4 experts", fixed(8192), 512, 4, 4, false, Class::Bench),
         case("8192 rows, 512, 2 of 8", fixed(8192), 512, 8, 2, true, Class::Bench),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::autodiff::backprop;
+    use super::super::super::reference::evaluate;
+    use super::super::noise;
+    use super::*;
+    use std::collections::HashMap;
+
+    /// The checks of all ops seed no optional output: they are kept for gradients elsewhere. Here `delta` has one.
+    #[test]
+    fn the_gradient_through_delta_agrees_with_finite_differences() {
+        let seed = u64::from(std::process::id());
+        let samples = Expert.samples();
+        let tiny = samples.iter().filter(|s| s.class == Class::Tiny);
+        for (sample, through) in tiny.flat_map(|s| [(s, &[0, 1][..]), (s, &[1])]) {
+            let mut g = Graph::new();
+            let mut given = HashMap::new();
+            let mut ins = vec![Value::ABSENT; sample.metas.len()];
+            for (i, meta) in sample.metas.iter().enumerate().filter(|(_, m)| !m.is_absent()) {
+                ins[i] = g.input(format!("in{i}"), meta.clone());
+                given.insert(format!("in{i}"), sample.ins[i].clone());
+            }
+            let outs = g.apply_all(Expert, &ins).unwrap();
+            let weights = [0, 1].map(|o| noise(&sample.ins[0].shape, seed + o));
+            let seeds: Vec<(Value, Value)> = (through.iter())
+                .map(|o| {
+                    given.insert(format!("weight{o}"), weights[*o].clone());
+                    let meta = g.meta(outs[*o]);
+                    (outs[*o], g.input(format!("weight{o}"), meta))
+                })
+                .collect();
+            let grads = backprop(&mut g, &seeds, &ins[..5]).unwrap();
+            let values = evaluate(&g, &given, &sample.counts);
+            let loss = |ins: &[HostTensor]| -> f64 {
+                let outs = Expert.reference(ins, &sample.counts);
+                let terms = through.iter().flat_map(|o| outs[*o].x().iter().zip(weights[*o].x()));
+                terms.map(|(y, w)| y * w).sum()
+            };
+            for (i, grad) in grads.into_iter().enumerate() {
+                let grad = &values[&grad.unwrap()];
+                for e in (0..grad.elements()).step_by(grad.elements().div_ceil(16).max(1)) {
+                    let moved = |by: f64| {
+                        let mut ins = sample.ins.clone();
+                        ins[i].x_mut()[e] += by;
+                        loss(&ins)
+                    };
+                    let slope = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+                    let error = (slope - grad.x()[e]).abs();
+                    assert!(error < 1e-6 * slope.abs().max(1.0), "seed {seed}, {}, {through:?}: {i}, {e}", sample.name);
+                }
+            }
+        }
+    }
 }

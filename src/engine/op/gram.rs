@@ -23,8 +23,8 @@ static GRAM_KERNEL: KernelDef = KernelDef {
     name: "gram",
     operands: &[read("e"), write("y")],
     cpu: Some(cpu::gram),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/gram.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 /// D of `[R, k·D]`.
@@ -103,8 +103,8 @@ static GRAM_GRAD_KERNEL: KernelDef = KernelDef {
     name: "gram_grad",
     operands: &[read("e"), read("dgram"), write("de")],
     cpu: Some(cpu::gram_grad),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/gram_grad.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 impl Op for GramGrad {
@@ -175,8 +175,11 @@ static DECORRELATE_PARTS_KERNEL: KernelDef = KernelDef {
     name: "decorrelate_parts",
     operands: &[read("gram"), write("sums")],
     cpu: Some(cpu::decorrelate_parts),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/decorrelate_parts.wgsl"),
+        include_str!("../../../wgsl/sum256.wgsl")
+    )),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 /// Rows that one workgroup adds up.
@@ -265,8 +268,8 @@ static DECORRELATE_GRAD_KERNEL: KernelDef = KernelDef {
     name: "decorrelate_grad",
     operands: &[read("gram"), read("dloss"), write("dgram")],
     cpu: Some(cpu::decorrelate_grad),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/decorrelate_grad.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 impl Op for DecorrelateGrad {

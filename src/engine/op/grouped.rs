@@ -7,8 +7,8 @@ use super::linear::{LINEAR, Linear};
 use super::reduce::SUM_ROWS_KERNEL;
 use super::route::{Dispatch, expect_experts};
 use super::{
-    Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, Target,
-    expect_dtype, expect_fixed, expect_rank, expect_same, groups, no_gradient, ptx, read, read_u32, write,
+    Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, Target, expect_dtype,
+    expect_fixed, expect_rank, expect_same, groups, no_gradient, ptx, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 
@@ -31,24 +31,27 @@ static PRODUCT_KERNEL: KernelDef = KernelDef {
     name: "grouped_product",
     operands: &[read("x"), read("weight"), read_u32("order"), read_u32("offsets"), write("scratch"), write("y")],
     cpu: Some(cpu::product),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/grouped_runs.wgsl"),
+        include_str!("../../../wgsl/grouped_product.wgsl")
+    )),
+    cuda: Some(&ptx::GROUPED),
 };
 
 static COMBINE_KERNEL: KernelDef = KernelDef {
     name: "grouped_combine",
     operands: &[read("slots"), write("y")],
     cpu: None,
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/grouped_combine.wgsl")),
+    cuda: Some(&ptx::GROUPED),
 };
 
 static DW_KERNEL: KernelDef = KernelDef {
     name: "grouped_dw",
     operands: &[read("x"), read("dy"), read_u32("order"), read_u32("offsets"), write("scratch"), write("dw")],
     cpu: Some(cpu::dw),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/grouped_runs.wgsl"), include_str!("../../../wgsl/grouped_dw.wgsl"))),
+    cuda: Some(&ptx::GROUPED),
 };
 
 /// Rows and columns of a result that one workgroup of the GPU kernels computes.
@@ -486,9 +489,11 @@ impl Case {
         }
         let rows = self.rows.len(&sample.counts);
         let routed = Dispatch::new(rows, self.by.experts, self.by.slots);
-        sample
-            .with(DType::U32, &[self.rows, Dim::Fixed(self.by.slots)], |_| routed.order)
-            .with(DType::U32, &[Dim::Fixed(self.by.experts + 1)], |_| routed.offsets)
+        sample.with(DType::U32, &[self.rows, Dim::Fixed(self.by.slots)], |_| routed.order).with(
+            DType::U32,
+            &[Dim::Fixed(self.by.experts + 1)],
+            |_| routed.offsets,
+        )
     }
 }
 

@@ -31,16 +31,16 @@ static ROUTE_KERNEL: KernelDef = KernelDef {
     name: "route",
     operands: &[read("logits"), write("picked"), write_u32("table")],
     cpu: Some(cpu::route),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/route.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 static ROUTE_ORDER_KERNEL: KernelDef = KernelDef {
     name: "route_order",
     operands: &[read_u32("table"), write_u32("order"), write_u32("offsets")],
     cpu: Some(cpu::route_order),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/route_order.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 /// That there are experts, and no more than all of them are picked.
@@ -125,12 +125,14 @@ impl Op for Route {
         let mut samples: Vec<Sample> = (cases().into_iter())
             .map(|case| case.sample(Route { slots: case.slots }).normal(&case.dims(case.experts), 3))
             .collect();
-        let awkward: [(&str, fn(usize, &mut f64)); 2] =
-            [("ties", |_, x| *x = (*x * 2.0).round() / 2.0), ("NaN among numbers", |i, x| {
+        let awkward: [(&str, fn(usize, &mut f64)); 2] = [
+            ("ties", |_, x| *x = (*x * 2.0).round() / 2.0),
+            ("NaN among numbers", |i, x| {
                 if i % 6 == 4 {
                     *x = f64::NAN;
                 }
-            })];
+            }),
+        ];
         for (name, change) in awkward {
             let sample = Sample::new(name, Route { slots: 4 }).gradient(Gradient::Surrogate);
             samples.push(sample.with(DType::F32, &[Dim::Fixed(301), Dim::Fixed(6)], |sizes| {
@@ -156,8 +158,8 @@ static ROUTE_GRAD_KERNEL: KernelDef = KernelDef {
     name: "route_grad",
     operands: &[read("dpicked"), read_u32("table"), write("dlogits")],
     cpu: Some(cpu::route_grad),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/route_grad.wgsl")),
+    cuda: Some(&ptx::EXPERTS),
 };
 
 impl Op for RouteGrad {
@@ -199,9 +201,7 @@ impl Op for RouteGrad {
                 let sample = case.sample(RouteGrad { experts: case.experts });
                 let sample = sample.gradient(Gradient::None("is itself a gradient"));
                 let dispatch = Dispatch::new(case.rows.len(&case.counts), case.experts, case.slots);
-                sample
-                    .normal(&case.dims(case.slots), 5)
-                    .with(DType::U32, &case.dims(case.slots), |_| dispatch.table)
+                sample.normal(&case.dims(case.slots), 5).with(DType::U32, &case.dims(case.slots), |_| dispatch.table)
             })
             .collect()
     }
@@ -224,10 +224,9 @@ impl Dispatch {
     pub fn new(rows: usize, experts: usize, slots: usize) -> Dispatch {
         let mut logits = noise(&[rows, experts], 41);
         logits.x_mut().iter_mut().skip(experts - 1).step_by(experts).for_each(|x| *x -= 3.0);
-        let [_, table, order, offsets] = <[HostTensor; 4]>::try_from(
-            Route { slots }.reference(&[logits], &Counts::default()),
-        )
-        .unwrap_or_else(|_| std::array::from_fn(|_| HostTensor::absent()));
+        let [_, table, order, offsets] =
+            <[HostTensor; 4]>::try_from(Route { slots }.reference(&[logits], &Counts::default()))
+                .unwrap_or_else(|_| std::array::from_fn(|_| HostTensor::absent()));
         Dispatch { table, order, offsets }
     }
 }

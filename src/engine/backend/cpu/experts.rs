@@ -145,7 +145,8 @@ impl Gradients<'_> {
                 let sums = self.size.expert(self.table, r, s) * 2 * cols;
                 if let Some(sums) = part.sums.get_mut(sums..sums + 2 * cols) {
                     let (ddiagonal, dbias) = sums.split_at_mut(cols);
-                    for (i, (ddiagonal, dbias)) in ddiagonal[c..c + n].iter_mut().zip(&mut dbias[c..c + n]).enumerate() {
+                    for (i, (ddiagonal, dbias)) in ddiagonal[c..c + n].iter_mut().zip(&mut dbias[c..c + n]).enumerate()
+                    {
                         *ddiagonal = v[i].mul_add(d[i], *ddiagonal);
                         *dbias += d[i];
                     }
@@ -199,7 +200,9 @@ pub fn expert_sum(call: &mut Call) {
     let parts = rows.div_ceil((call.u32(7) as usize).max(1));
     let [sums, mut ddiagonal, mut dbias] = call.args();
     let sums = sums.f32();
-    for (which, out) in [ddiagonal.f32_mut(), dbias.f32_mut()].into_iter().enumerate().filter(|(_, out)| !out.is_empty()) {
+    for (which, out) in
+        [ddiagonal.f32_mut(), dbias.f32_mut()].into_iter().enumerate().filter(|(_, out)| !out.is_empty())
+    {
         out[..experts * cols].par_chunks_mut(cols).enumerate().for_each(|(e, out)| {
             out.fill(0.0);
             for part in 0..parts {
