@@ -13,6 +13,16 @@ fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(-x)); }
 // tanh overflows to NaN on some drivers for large arguments.
 fn safe_tanh(x: f32) -> f32 { return tanh(clamp(x, -15.0, 15.0)); }
 
+// max(x, 0) + ln(1 + u) with u = exp(-|x|). The logarithm is 2 artanh(z) of z = u / (2 + u) <= 1/3, by its series to the
+// 15th power: also where u is tiny, its digits are right.
+fn softplus(x: f32) -> f32 {
+    let u = exp(-abs(x));
+    let z = u / (2.0 + u);
+    let s = z * z;
+    let tail = 1.0 / 9.0 + s * (1.0 / 11.0 + s * (1.0 / 13.0 + s / 15.0));
+    return max(x, 0.0) + 2.0 * z * (1.0 + s * (1.0 / 3.0 + s * (1.0 / 5.0 + s * (1.0 / 7.0 + s * tail))));
+}
+
 const GELU = 0.7978845608;
 
 fn unary(kind: u32, x: f32, a: f32, b: f32) -> f32 {
@@ -23,7 +33,8 @@ fn unary(kind: u32, x: f32, a: f32, b: f32) -> f32 {
         case 3u: { return x * sigmoid(1.702 * x); }
         case 4u: { return sigmoid(x); }
         case 5u: { return safe_tanh(x); }
-        default: { return exp(x); }
+        case 6u: { return exp(x); }
+        default: { return softplus(x); }
     }
 }
 
@@ -38,6 +49,7 @@ fn unary_derivative(kind: u32, x: f32, a: f32) -> f32 {
         case 3u: { let s = sigmoid(1.702 * x); return s + x * 1.702 * s * (1.0 - s); }
         case 4u: { let s = sigmoid(x); return s * (1.0 - s); }
         case 5u: { let t = safe_tanh(x); return 1.0 - t * t; }
-        default: { return exp(x); }
+        case 6u: { return exp(x); }
+        default: { return sigmoid(x); }
     }
 }

@@ -52,7 +52,10 @@ static ATTENTION_KERNEL: KernelDef = KernelDef {
         write("lse"),
     ],
     cpu: Some(cpu::attention),
-    wgsl: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/attention.wgsl"),
+        include_str!("../../../wgsl/attention_segments.wgsl")
+    )),
     cuda: None,
 };
 
@@ -245,7 +248,7 @@ static ATTENTION_DELTA_KERNEL: KernelDef = KernelDef {
     name: "attention_delta",
     operands: &[read("y"), read("dy"), write("delta")],
     cpu: None,
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/attention_delta.wgsl")),
     cuda: None,
 };
 
@@ -264,7 +267,10 @@ static ATTENTION_DQ_KERNEL: KernelDef = KernelDef {
         write("dq"),
     ],
     cpu: None,
-    wgsl: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/attention_dq.wgsl"),
+        include_str!("../../../wgsl/attention_segments.wgsl")
+    )),
     cuda: None,
 };
 
@@ -286,7 +292,10 @@ static ATTENTION_DKV_KERNEL: KernelDef = KernelDef {
         write("shares"),
     ],
     cpu: None,
-    wgsl: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/attention_dkv.wgsl"),
+        include_str!("../../../wgsl/attention_segments.wgsl")
+    )),
     cuda: None,
 };
 

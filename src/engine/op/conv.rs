@@ -32,7 +32,7 @@ static CONV_KERNEL: KernelDef = KernelDef {
     name: "conv",
     operands: &[read("x"), read("weight"), read("bias"), read_u32("segments"), write("y")],
     cpu: Some(cpu::conv),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/conv.wgsl"), include_str!("../../../wgsl/conv_segments.wgsl"))),
     cuda: None,
 };
 
@@ -137,7 +137,7 @@ static CONV_DX_KERNEL: KernelDef = KernelDef {
     name: "conv_dx",
     operands: &[read("dy"), read("weight"), read_u32("segments"), write("dx")],
     cpu: Some(cpu::conv_dx),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/conv_dx.wgsl"), include_str!("../../../wgsl/conv_segments.wgsl"))),
     cuda: None,
 };
 
@@ -205,7 +205,7 @@ static CONV_DW_KERNEL: KernelDef = KernelDef {
     name: "conv_dw",
     operands: &[read("x"), read("dy"), read_u32("segments"), write("filters"), write("biases")],
     cpu: Some(cpu::conv_dw),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/conv_dw.wgsl"), include_str!("../../../wgsl/conv_segments.wgsl"))),
     cuda: None,
 };
 

@@ -145,7 +145,7 @@ static GATHER_LERP_KERNEL: KernelDef = KernelDef {
     name: "gather_lerp",
     operands: &[read("x"), read_u32("first"), read_u32("second"), read("weight"), write("y")],
     cpu: Some(cpu::gather_lerp),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/gather_lerp.wgsl")),
     cuda: None,
 };
 
@@ -217,7 +217,7 @@ static SCATTER_LERP_KERNEL: KernelDef = KernelDef {
     name: "scatter_lerp",
     operands: &[read("dy"), read_u32("first"), read_u32("second"), read("weight"), write("x")],
     cpu: Some(cpu::scatter_lerp),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/scatter_lerp.wgsl")),
     cuda: None,
 };
 

@@ -284,7 +284,7 @@ static SCALE_ROWS_KERNEL: KernelDef = KernelDef {
     name: "scale_rows",
     operands: &[read("x"), read("w"), write("y")],
     cpu: Some(cpu::scale_rows),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/scale_rows.wgsl")),
     cuda: None,
 };
 
@@ -337,7 +337,7 @@ static ROW_DOT_KERNEL: KernelDef = KernelDef {
     name: "row_dot",
     operands: &[read("a"), read("b"), write("y")],
     cpu: Some(cpu::row_dot),
-    wgsl: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/row_dot.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
     cuda: None,
 };
 

@@ -29,7 +29,7 @@ static FAKE_QUANT_KERNEL: KernelDef = KernelDef {
     name: "fake_quant",
     operands: &[read("x"), write("y")],
     cpu: Some(cpu::fake_quant),
-    wgsl: None,
+    wgsl: Some(include_str!("../../../wgsl/fake_quant.wgsl")),
     cuda: None,
 };
 

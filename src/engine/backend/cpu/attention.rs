@@ -5,10 +5,11 @@
 //! vector holds a column of 16 keys, and all five products run in registers of 4 rows x 32 columns.
 
 use super::Call;
-use super::lanes::{exp, max, simd, sum};
+use super::lanes::{dot, exp, max, sum};
 use super::segment::Table;
 use crate::engine::op::attention::{EXCLUDED, MOST_COLUMNS, MOST_KEYS};
 use crate::engine::op::segment::FLOOR;
+use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
 
 /// Segments of one task.
@@ -88,7 +89,15 @@ impl<'a> Problem<'a> {
     /// `to[i][j] = ⟨a_i, b_j⟩` over the columns of a head, for `rows` of `a` and `keys` of `b`; rows of `to` are
     /// padded with zeros.
     #[inline(always)]
-    fn dots(&self, [a, b]: [&[f32]; 2], rows: &Range<usize>, keys: &Range<usize>, h: usize, scratch: [&mut [f32]; 2]) {
+    fn dots<S: Simd>(
+        &self,
+        s: S,
+        [a, b]: [&[f32]; 2],
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+        h: usize,
+        scratch: [&mut [f32]; 2],
+    ) {
         let [turned, to] = scratch;
         let (_, stride) = self.block(keys.len());
         for first in keys.clone().step_by(KEYS) {
@@ -105,20 +114,21 @@ impl<'a> Problem<'a> {
             }
             let a = Left { at: &a[rows.start * self.cols + h * self.d..], row: self.cols, col: 1 };
             let to = Target { at: &mut to[first - keys.start..], row: stride };
-            product::<false>([rows.len(), width, self.d], a, (turned, KEYS), to);
+            product::<false, S>(s, [rows.len(), width, self.d], a, (turned, KEYS), to);
         }
     }
 
-    /// Logits of a block: scaled, weighted, and floored where a key takes no part.
+    /// A row of logits: scaled, weighted, and floored where a key takes no part and behind the keys.
     #[inline(always)]
     fn weigh(&self, row: &mut [f32], keys: &Range<usize>) {
         if self.weights.is_empty() {
             row.iter_mut().for_each(|x| *x *= self.scale);
-            return;
+        } else {
+            for (x, w) in row.iter_mut().zip(&self.weights[keys.clone()]) {
+                *x = if *w <= EXCLUDED { FLOOR } else { x.mul_add(self.scale, *w) };
+            }
         }
-        for (x, w) in row.iter_mut().zip(&self.weights[keys.clone()]) {
-            *x = if *w <= EXCLUDED { FLOOR } else { x.mul_add(self.scale, *w) };
-        }
+        row[keys.len()..].fill(FLOOR);
     }
 }
 
@@ -142,91 +152,96 @@ struct Target<'a> {
 
 /// `to[m, n] = a[m, k] · b[k, n]`, or `+=` with ADD; `b` comes with the length of its rows.
 #[inline(always)]
-fn product<const ADD: bool>([m, n, k]: [usize; 3], a: Left, b: (&[f32], usize), to: Target) {
+fn product<const ADD: bool, S: Simd>(s: S, [m, n, k]: [usize; 3], a: Left, b: (&[f32], usize), mut to: Target) {
+    let lanes = S::F32_LANES;
     let mut c = 0;
-    while c + 2 * LANES <= n {
-        strip::<ADD, 2>(m, k, c, a, b, to.at, to.row);
-        c += 2 * LANES;
+    while c + 2 * lanes <= n {
+        strip::<ADD, 2, S>(s, [m, k, c], a, b, &mut to);
+        c += 2 * lanes;
     }
-    if c + LANES <= n {
-        strip::<ADD, 1>(m, k, c, a, b, to.at, to.row);
-        c += LANES;
+    while c + lanes <= n {
+        strip::<ADD, 1, S>(s, [m, k, c], a, b, &mut to);
+        c += lanes;
     }
     if c < n {
-        rest::<ADD>([m, n, k], c, a, b, to.at, to.row);
+        rest::<ADD, S>(s, [m, n, k], c, a, b, &mut to);
     }
 }
 
 /// V vectors of columns from `c` on.
 #[inline(always)]
-#[expect(clippy::too_many_arguments)]
-fn strip<const ADD: bool, const V: usize>(
-    m: usize,
-    k: usize,
-    c: usize,
+fn strip<const ADD: bool, const V: usize, S: Simd>(
+    s: S,
+    [m, k, c]: [usize; 3],
     a: Left,
     b: (&[f32], usize),
-    to: &mut [f32],
-    row: usize,
+    to: &mut Target,
 ) {
     let mut r = 0;
     while r + 4 <= m {
-        tile::<ADD, 4, V>(r, k, c, a, b, to, row);
+        tile::<ADD, 4, V, S>(s, [r, k, c], a, b, to);
         r += 4;
     }
     while r < m {
-        tile::<ADD, 1, V>(r, k, c, a, b, to, row);
+        tile::<ADD, 1, V, S>(s, [r, k, c], a, b, to);
         r += 1;
     }
 }
 
 #[inline(always)]
-#[expect(clippy::too_many_arguments)]
-fn tile<const ADD: bool, const R: usize, const V: usize>(
-    r: usize,
-    k: usize,
-    c: usize,
+fn tile<const ADD: bool, const R: usize, const V: usize, S: Simd>(
+    s: S,
+    [r, k, c]: [usize; 3],
     a: Left,
     (b, b_row): (&[f32], usize),
-    to: &mut [f32],
-    row: usize,
+    to: &mut Target,
 ) {
-    let mut sums = [[[0.0f32; LANES]; V]; R];
+    let mut sums = [[s.splat_f32s(0.0); V]; R];
     for p in 0..k {
-        let (vectors, _) = b[p * b_row + c..][..V * LANES].as_chunks::<LANES>();
+        let (vectors, _) = S::as_simd_f32s(&b[p * b_row + c..][..V * S::F32_LANES]);
         for i in 0..R {
-            let x = a.at[(r + i) * a.row + p * a.col];
+            let x = s.splat_f32s(a.at[(r + i) * a.row + p * a.col]);
             for v in 0..V {
-                for lane in 0..LANES {
-                    sums[i][v][lane] = x.mul_add(vectors[v][lane], sums[i][v][lane]);
-                }
+                sums[i][v] = s.mul_add_e_f32s(x, vectors[v], sums[i][v]);
             }
         }
     }
     for i in 0..R {
-        let (vectors, _) = to[(r + i) * row + c..][..V * LANES].as_chunks_mut::<LANES>();
+        let (vectors, _) = S::as_mut_simd_f32s(&mut to.at[(r + i) * to.row + c..][..V * S::F32_LANES]);
         for v in 0..V {
-            for lane in 0..LANES {
-                let before = if ADD { vectors[v][lane] } else { 0.0 };
-                vectors[v][lane] = before + sums[i][v][lane];
-            }
+            vectors[v] = if ADD { s.add_f32s(vectors[v], sums[i][v]) } else { sums[i][v] };
         }
     }
 }
 
 /// The columns from `c` to n, fewer than a vector.
 #[inline(always)]
-fn rest<const ADD: bool>([m, n, k]: [usize; 3], c: usize, a: Left, b: (&[f32], usize), to: &mut [f32], row: usize) {
+fn rest<const ADD: bool, S: Simd>(
+    s: S,
+    [m, n, k]: [usize; 3],
+    c: usize,
+    a: Left,
+    (b, b_row): (&[f32], usize),
+    to: &mut Target,
+) {
     for r in 0..m {
-        let mut sums = [0.0f32; LANES];
+        let mut sum = s.splat_f32s(0.0);
         for p in 0..k {
-            let x = a.at[r * a.row + p * a.col];
-            for (sum, b) in sums.iter_mut().zip(&b.0[p * b.1 + c..][..n - c]) {
-                *sum = x.mul_add(*b, *sum);
-            }
+            let x = s.splat_f32s(a.at[r * a.row + p * a.col]);
+            sum = s.mul_add_e_f32s(x, s.partial_load_f32s(&b[p * b_row + c..][..n - c]), sum);
         }
-        for (to, sum) in to[r * row + c..][..n - c].iter_mut().zip(sums) {
-            *to = sum + if ADD { *to } else { 0.0 };
+        let to = &mut to.at[r * to.row + c..][..n - c];
+        let sum = if ADD { s.add_f32s(s.partial_load_f32s(to), sum) } else { sum };
+        s.partial_store_f32s(to, sum);
+    }
+}
+
+/// `x = e^(x − shift)`; x is a whole number of vectors.
+#[inline(always)]
+fn exp_of(x: &mut [f32], shift: f32) {
+    for vector in x.as_chunks_mut::<LANES>().0 {
+        for x in vector {
+            *x = exp(*x - shift);
         }
     }
 }
@@ -262,58 +277,64 @@ fn forward(p: &Problem, segments: Range<usize>, rows: Range<usize>, y: &mut [f32
     }
     y.fill(0.0);
     lse.fill(FLOOR);
-    let mut scratch = Scratch::new();
-    simd(
-        #[inline(always)]
-        || {
-            for i in segments {
-                let (queries, keys) = (within(p.queries.whole(i), &rows), p.keys_of(i, &(0..usize::MAX)));
-                let (block, _) = p.block(keys.len());
-                for first in queries.clone().step_by(block) {
-                    for h in 0..p.heads {
-                        let here = first..queries.end.min(first + block);
-                        attend(p, here, &keys, h, rows.start, &mut scratch, y, lse);
-                    }
-                }
-            }
-        },
-    );
+    Arch::new().dispatch(Forward { p, segments, rows, y, lse, scratch: Scratch::new() });
 }
 
-/// One head of a block of queries; row `origin` is the first of `y`.
-#[inline(always)]
-#[expect(clippy::too_many_arguments)]
-fn attend(
-    p: &Problem,
-    here: Range<usize>,
-    keys: &Range<usize>,
-    h: usize,
-    origin: usize,
-    scratch: &mut Scratch,
-    y: &mut [f32],
-    lse: &mut [f32],
-) {
-    let Scratch { turned, logits, .. } = scratch;
-    let (_, stride) = p.block(keys.len());
-    p.dots([p.q, p.k], &here, keys, h, [turned, logits]);
-    for (i, row) in here.clone().zip(logits.chunks_exact_mut(stride)) {
-        let row = &mut row[..keys.len()];
-        p.weigh(row, keys);
-        let largest = max(row, FLOOR);
-        row.iter_mut().for_each(|x| *x = if *x <= EXCLUDED { 0.0 } else { exp(*x - largest) });
-        let total = sum(row);
-        if total != 0.0 {
-            let share = 1.0 / total;
-            row.iter_mut().for_each(|x| *x *= share);
-            if let Some(lse) = lse.get_mut((i - origin) * p.heads + h) {
-                *lse = largest + total.ln();
+/// The segments of a task.
+struct Forward<'a> {
+    p: &'a Problem<'a>,
+    segments: Range<usize>,
+    /// The rows that `y` and `lse` hold.
+    rows: Range<usize>,
+    y: &'a mut [f32],
+    lse: &'a mut [f32],
+    scratch: Scratch,
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, s: S) {
+        for i in self.segments.clone() {
+            let queries = within(self.p.queries.whole(i), &self.rows);
+            let keys = self.p.keys_of(i, &(0..usize::MAX));
+            let (block, _) = self.p.block(keys.len());
+            for first in queries.clone().step_by(block) {
+                for h in 0..self.p.heads {
+                    self.attend(s, first..queries.end.min(first + block), &keys, h);
+                }
             }
         }
     }
-    let left = Left { at: logits, row: stride, col: 1 };
-    let to = Target { at: &mut y[(here.start - origin) * p.cols + h * p.d..], row: p.cols };
-    let values = (p.v.get(keys.start * p.cols + h * p.d..).unwrap_or_default(), p.cols);
-    product::<false>([here.len(), p.d, keys.len()], left, values, to);
+}
+
+impl Forward<'_> {
+    /// One head of a block of queries.
+    #[inline(always)]
+    fn attend<S: Simd>(&mut self, s: S, here: Range<usize>, keys: &Range<usize>, h: usize) {
+        let Forward { p, rows, y, lse, scratch, .. } = self;
+        let Scratch { turned, logits, .. } = scratch;
+        let (_, stride) = p.block(keys.len());
+        p.dots(s, [p.q, p.k], &here, keys, h, [turned, logits]);
+        for (i, row) in here.clone().zip(logits.chunks_exact_mut(stride)) {
+            p.weigh(row, keys);
+            let largest = max(row, FLOOR);
+            // Where nothing takes part, every weight becomes 0.
+            exp_of(row, if largest <= EXCLUDED { 0.0 } else { largest });
+            let total = sum(row);
+            if total != 0.0 {
+                let share = 1.0 / total;
+                row.iter_mut().for_each(|x| *x *= share);
+                if let Some(lse) = lse.get_mut((i - rows.start) * p.heads + h) {
+                    *lse = largest + total.ln();
+                }
+            }
+        }
+        let left = Left { at: logits, row: stride, col: 1 };
+        let to = Target { at: &mut y[(here.start - rows.start) * p.cols + h * p.d..], row: p.cols };
+        let values = (p.v.get(keys.start * p.cols + h * p.d..).unwrap_or_default(), p.cols);
+        product::<false, S>(s, [here.len(), p.d, keys.len()], left, values, to);
+    }
 }
 
 /// The outputs of the gradient, or parts of them; those that nobody wants are empty.
@@ -344,7 +365,7 @@ fn wanted(x: &mut [f32], length: usize) -> &mut [f32] {
 }
 
 /// Queries and keys in `rows`, which hold those of `segments`.
-fn backward(p: &Problem, given: [&[f32]; 2], segments: Range<usize>, rows: [Range<usize>; 2], out: Gradients) {
+fn backward(p: &Problem, [lse, dy]: [&[f32]; 2], segments: Range<usize>, rows: [Range<usize>; 2], out: Gradients) {
     let [queries, keys] = rows;
     if segments.len() > SEGMENTS {
         let middle = segments.start + segments.len() / 2;
@@ -355,8 +376,8 @@ fn backward(p: &Problem, given: [&[f32]; 2], segments: Range<usize>, rows: [Rang
         let left = Gradients { dq: dq.0, dk: dk.0, dv: dv.0, dweights: dweights.0 };
         let right = Gradients { dq: dq.1, dk: dk.1, dv: dv.1, dweights: dweights.1 };
         rayon::join(
-            || backward(p, given, segments.start..middle, [queries.start..q, keys.start..k], left),
-            || backward(p, given, middle..segments.end, [q..queries.end, k..keys.end], right),
+            || backward(p, [lse, dy], segments.start..middle, [queries.start..q, keys.start..k], left),
+            || backward(p, [lse, dy], middle..segments.end, [q..queries.end, k..keys.end], right),
         );
         return;
     }
@@ -364,75 +385,77 @@ fn backward(p: &Problem, given: [&[f32]; 2], segments: Range<usize>, rows: [Rang
     for x in [&mut *dq, &mut *dk, &mut *dv, &mut *dweights] {
         x.fill(0.0);
     }
-    let mut out = Gradients { dq, dk, dv, dweights };
-    let mut scratch = Scratch::new();
-    simd(
-        #[inline(always)]
-        || {
-            for i in segments {
-                let (mine, taking_part) = (within(p.queries.whole(i), &queries), p.keys_of(i, &keys));
-                let (block, _) = p.block(taking_part.len());
-                for first in mine.clone().step_by(block) {
-                    for h in 0..p.heads {
-                        let here = first..mine.end.min(first + block);
-                        let origins = [queries.start, keys.start];
-                        attend_back(p, given, [here, taking_part.clone()], h, origins, &mut scratch, &mut out);
-                    }
-                }
-            }
-        },
-    );
+    let out = Gradients { dq, dk, dv, dweights };
+    Arch::new().dispatch(Backward { p, lse, dy, segments, queries, keys, out, scratch: Scratch::new() });
 }
 
-/// One head of a block of queries: all its gradients. `origins` are the first rows of the outputs.
-#[inline(always)]
-fn attend_back(
-    p: &Problem,
-    [lse, dy]: [&[f32]; 2],
-    [here, keys]: [Range<usize>; 2],
-    h: usize,
-    origins: [usize; 2],
-    scratch: &mut Scratch,
-    out: &mut Gradients,
-) {
-    if keys.is_empty() {
-        return;
-    }
-    let Scratch { turned, logits, slopes } = scratch;
-    let (_, stride) = p.block(keys.len());
-    p.dots([p.q, p.k], &here, &keys, h, [turned, logits]);
-    p.dots([dy, p.v], &here, &keys, h, [turned, slopes]);
-    let rows = logits.chunks_exact_mut(stride).zip(slopes.chunks_exact_mut(stride));
-    for (i, (row, slopes)) in here.clone().zip(rows) {
-        let (row, slopes) = (&mut row[..keys.len()], &mut slopes[..keys.len()]);
-        let lse = lse[i * p.heads + h];
-        p.weigh(row, &keys);
-        row.iter_mut().for_each(|x| *x = if *x <= EXCLUDED { 0.0 } else { exp(*x - lse) });
-        let delta = super::lanes::dot(row, slopes);
-        slopes.iter_mut().zip(&*row).for_each(|(s, p)| *s = p * (*s - delta));
-        if !out.dweights.is_empty() {
-            let dweights = &mut out.dweights[keys.start - origins[1]..][..keys.len()];
-            dweights.iter_mut().zip(&*slopes).for_each(|(d, s)| *d += s);
+/// The segments of a task.
+struct Backward<'a> {
+    p: &'a Problem<'a>,
+    lse: &'a [f32],
+    dy: &'a [f32],
+    segments: Range<usize>,
+    /// The rows that the outputs hold.
+    queries: Range<usize>,
+    keys: Range<usize>,
+    out: Gradients<'a>,
+    scratch: Scratch,
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, s: S) {
+        for i in self.segments.clone() {
+            let queries = within(self.p.queries.whole(i), &self.queries);
+            let keys = self.p.keys_of(i, &self.keys);
+            let (block, _) = self.p.block(keys.len());
+            if keys.is_empty() {
+                continue;
+            }
+            for first in queries.clone().step_by(block) {
+                for h in 0..self.p.heads {
+                    self.attend(s, first..queries.end.min(first + block), &keys, h);
+                }
+            }
         }
-        slopes.iter_mut().for_each(|s| *s *= p.scale);
     }
-    let (m, n) = (here.len(), keys.len());
-    let head = |x: &[f32], row: usize| -> usize { (row * p.cols + h * p.d).min(x.len()) };
-    if !out.dq.is_empty() {
-        let at = head(out.dq, here.start - origins[0]);
-        let to = Target { at: &mut out.dq[at..], row: p.cols };
-        let left = Left { at: slopes, row: stride, col: 1 };
-        product::<false>([m, p.d, n], left, (&p.k[head(p.k, keys.start)..], p.cols), to);
-    }
-    let sides = [(&mut *out.dk, &*slopes, p.q), (&mut *out.dv, &*logits, dy)];
-    for (to, left, right) in sides.into_iter().filter(|s| !s.0.is_empty()) {
-        let at = head(to, keys.start - origins[1]);
-        let left = Left { at: left, row: 1, col: stride };
-        product::<true>(
-            [n, p.d, m],
-            left,
-            (&right[head(right, here.start)..], p.cols),
-            Target { at: &mut to[at..], row: p.cols },
-        );
+}
+
+impl Backward<'_> {
+    /// One head of a block of queries: all its gradients.
+    #[inline(always)]
+    fn attend<S: Simd>(&mut self, s: S, here: Range<usize>, taking_part: &Range<usize>, h: usize) {
+        let Backward { p, lse, dy, queries, keys, out, scratch, .. } = self;
+        let Scratch { turned, logits, slopes } = scratch;
+        let (_, stride) = p.block(taking_part.len());
+        p.dots(s, [p.q, p.k], &here, taking_part, h, [turned, logits]);
+        p.dots(s, [dy, p.v], &here, taking_part, h, [turned, slopes]);
+        let own = taking_part.start - keys.start;
+        let rows = logits.chunks_exact_mut(stride).zip(slopes.chunks_exact_mut(stride));
+        for (i, (row, slopes)) in here.clone().zip(rows) {
+            let lse = lse[i * p.heads + h];
+            p.weigh(row, taking_part);
+            exp_of(row, if lse <= EXCLUDED { 0.0 } else { lse });
+            let delta = dot(row, slopes);
+            slopes.iter_mut().zip(&*row).for_each(|(s, p)| *s = p * (*s - delta));
+            if !out.dweights.is_empty() {
+                let dweights = &mut out.dweights[own..][..taking_part.len()];
+                dweights.iter_mut().zip(&*slopes).for_each(|(d, s)| *d += s);
+            }
+            slopes.iter_mut().for_each(|s| *s *= p.scale);
+        }
+        let (m, n, left) = (here.len(), taking_part.len(), h * p.d);
+        if !out.dq.is_empty() {
+            let to = Target { at: &mut out.dq[(here.start - queries.start) * p.cols + left..], row: p.cols };
+            let slopes = Left { at: slopes, row: stride, col: 1 };
+            product::<false, S>(s, [m, p.d, n], slopes, (&p.k[taking_part.start * p.cols + left..], p.cols), to);
+        }
+        let sides = [(&mut *out.dk, &*slopes, p.q), (&mut *out.dv, &*logits, *dy)];
+        for (to, by, of) in sides.into_iter().filter(|side| !side.0.is_empty()) {
+            let to = Target { at: &mut to[own * p.cols + left..], row: p.cols };
+            let by = Left { at: by, row: 1, col: stride };
+            product::<true, S>(s, [n, p.d, m], by, (&of[here.start * p.cols + left..], p.cols), to);
+        }
     }
 }
