@@ -39,15 +39,10 @@ impl Capacity {
     pub fn frames_dim(&self) -> Dim {
         Dim::Ragged(FRAMES, self.frames)
     }
-    /// Frame rows after a perturbation that makes videos at most `fastest` times as long.
+    /// Frame rows after a perturbation that makes videos at most `fastest` times as long; rounding may add one to each.
     pub fn perturbed_dim(&self, fastest: f32) -> Dim {
-        Dim::Ragged(PERTURBED, stretched(self.frames, fastest) + self.videos)
+        Dim::Ragged(PERTURBED, (self.frames as f64 * f64::from(fastest)).ceil() as usize + self.videos)
     }
-}
-
-/// Rows of a video of `frames` rows that was made at most `fastest` times as long; rounding may add one.
-pub fn stretched(frames: usize, fastest: f32) -> usize {
-    (frames as f64 * f64::from(fastest)).ceil() as usize + 1
 }
 
 /// The text side of a batch in a graph.

@@ -16,7 +16,7 @@ mod trunk;
 
 pub use config::CbaConfig;
 
-use super::batch::{TextInputs, VideoInputs, stretched};
+use super::batch::{TextInputs, VideoInputs};
 use super::parameters::{Init, Parameters, Weights};
 use super::token_interaction::{declare_row_weight, row_weight};
 use super::{Config, Model, Stage, TextSide, VideoSide};
@@ -99,7 +99,7 @@ impl Cba {
 
     /// Frames of the longest video after a perturbation.
     fn max_stretched(&self) -> usize {
-        stretched(self.config.max_frames, self.cba.temporal.fastest)
+        self.cba.temporal.perturbation().most(self.config.max_frames)
     }
 
     /// Operands of the ops of `interact`; views are extra log-weights of the frames.

@@ -3,18 +3,18 @@
 
 use super::Config;
 use super::batch::{FRAME_PERIODS, PERTURBED, Rows, WAVES, waves};
-use super::perturb::{Perturbation, preserve};
+use super::perturb::{Perturbation, reversed};
 use crate::engine::scheduler::executor::SlotWriter;
 use crate::error::{Error, Result};
 use crate::random::Random;
 
-/// First indices of the random numbers of a step, by purpose.
-const NOISE: u64 = 1 << 32;
-const PERTURBED_NOISE: u64 = 2 << 32;
-const DONORS: u64 = 3 << 32;
-const PERTURBATION: u64 = 4 << 32;
-/// Random numbers that the perturbation of one video may take.
-const PER_VIDEO: u64 = 1 << 20;
+/// Random streams of a step, by purpose.
+const NOISE: u64 = 0x766e_0000_0000_0000;
+const PERTURBED_NOISE: u64 = 0x7670_0000_0000_0000;
+const DONORS: u64 = 0x7664_0000_0000_0000;
+const PERTURBATION: u64 = 0x7674_0000_0000_0000;
+/// Streams that the videos of a step may take: more than a batch can hold.
+const PER_STEP: u64 = 1 << 17;
 
 /// The videos of a batch and what is known of them.
 pub struct Views<'a> {
@@ -24,38 +24,37 @@ pub struct Views<'a> {
     pub captions: Vec<&'a str>,
     /// Whether a frame of an item is foreground, where that is given.
     pub foreground: Option<&'a (dyn Fn(usize, usize) -> bool + Sync)>,
+    pub seed: u64,
+    pub step: u64,
 }
 
 /// Fills the inputs that the plan declares beyond tokens, from the random numbers of one step.
 ///
 /// # Errors
 /// When the plan asks for a foreground and none is given, or when a batch does not fit its plan.
-pub fn pack_views(slot: &mut SlotWriter, config: &Config, views: &Views, random: Random) -> Result<()> {
+pub fn pack_views(slot: &mut SlotWriter, config: &Config, views: &Views) -> Result<()> {
     let Some(cba) = &config.cba else { return Ok(()) };
     let lengths: Vec<usize> = views.videos.iter().map(|i| views.rows.rows(*i)).collect();
-    noise(slot, "router_noise", NOISE, random)?;
-    noise(slot, "perturbed_noise", PERTURBED_NOISE, random)?;
+    for (name, purpose) in [("router_noise", NOISE), ("perturbed_noise", PERTURBED_NOISE)] {
+        if slot.has(name) {
+            Random::new(views.seed, purpose + views.step).fill_normal(0, slot.f32(name)?);
+        }
+    }
     if slot.has("perturbed_first") {
-        let how = Perturbation {
-            drop: cba.temporal.drop,
-            jitter: cba.temporal.jitter,
-            slowest: cba.temporal.slowest,
-            fastest: cba.temporal.fastest,
-        };
-        perturbed(slot, views, &lengths, &how, random)?;
+        perturbed(slot, views, &lengths, &cba.temporal.perturbation())?;
     }
     if slot.has("reversed") {
         let mut out = slot.u32("reversed")?.iter_mut();
-        let mut begin = 0;
+        let (mut begin, times) = (0, vec![0.0; lengths.iter().copied().max().unwrap_or(0)]);
         for n in &lengths {
-            (0..*n).rev().zip(&mut out).for_each(|(t, out)| *out = (begin + t) as u32);
-            begin += n;
+            reversed(&times[..*n]).iter().zip(&mut out).for_each(|(sample, out)| *out = begin + sample.first);
+            begin += *n as u32;
         }
         let flags = slot.f32("tells_order")?;
         flags.iter_mut().zip(&views.captions).for_each(|(f, caption)| *f = f32::from(u8::from(tells_order(caption))));
     }
     if slot.has("donor") {
-        donors(slot, views, &lengths, random)?;
+        donors(slot, views, &lengths)?;
     }
     if slot.has("background") {
         background(slot, views, &lengths)?;
@@ -63,28 +62,16 @@ pub fn pack_views(slot: &mut SlotWriter, config: &Config, views: &Views, random:
     Ok(())
 }
 
-fn noise(slot: &mut SlotWriter, name: &str, first: u64, random: Random) -> Result<()> {
-    if slot.has(name) {
-        slot.f32(name)?.iter_mut().enumerate().for_each(|(i, x)| *x = random.normal(first + i as u64));
-    }
-    Ok(())
-}
-
 /// Tables of the perturbed videos, one behind the other.
-fn perturbed(
-    slot: &mut SlotWriter,
-    views: &Views,
-    lengths: &[usize],
-    how: &Perturbation,
-    random: Random,
-) -> Result<()> {
+fn perturbed(slot: &mut SlotWriter, views: &Views, lengths: &[usize], how: &Perturbation) -> Result<()> {
     let does_not_fit = || Error::shape("input perturbed_first", "the perturbed videos do not fit their plan");
     let (mut begin, mut end) = (0, 0);
     let mut times = vec![];
     for (v, (item, n)) in views.videos.iter().zip(lengths).enumerate() {
         times.resize(*n, 0.0);
         views.rows.places(*item, &mut times);
-        let tokens = preserve(&times, how, random, PERTURBATION + v as u64 * PER_VIDEO);
+        let stream = PERTURBATION + views.step * PER_STEP + v as u64;
+        let tokens = how.sample(&times, Random::new(views.seed, stream));
         let place = end..end + tokens.len();
         for (name, of_second) in [("perturbed_first", false), ("perturbed_second", true)] {
             let out = slot.u32(name)?.get_mut(place.clone()).ok_or_else(does_not_fit)?;
@@ -107,7 +94,8 @@ fn perturbed(
 }
 
 /// For each frame itself, and a frame of another video of the batch.
-fn donors(slot: &mut SlotWriter, views: &Views, lengths: &[usize], random: Random) -> Result<()> {
+fn donors(slot: &mut SlotWriter, views: &Views, lengths: &[usize]) -> Result<()> {
+    let random = Random::new(views.seed, DONORS + views.step);
     let total: usize = lengths.iter().sum();
     let own = slot.u32("own")?;
     own.iter_mut().take(total).enumerate().for_each(|(t, own)| *own = t as u32);
@@ -124,7 +112,7 @@ fn donors(slot: &mut SlotWriter, views: &Views, lengths: &[usize], random: Rando
             owner.is_none_or(|o| views.videos[o] == views.videos[v])
         };
         for t in begin..begin + n {
-            let tries = (0..16).map(|i| random.below(DONORS + t as u64 * 16 + i, total as u64) as usize);
+            let tries = (0..16).map(|i| random.below(t as u64 * 16 + i, total as u64) as usize);
             donor[t] = tries.into_iter().find(|row| !is_own(*row)).unwrap_or(t) as u32;
         }
         begin += n;

@@ -25,8 +25,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Random stream of the order of pairs in an epoch.
 const ORDER: u64 = 0x6f72_6465_7200;
-/// Random streams of what a step makes of its videos.
-const VIEWS: u64 = 0x7669_6577_0000_0000;
 
 /// What a run tells while it goes on.
 #[derive(Clone, Debug)]
@@ -153,11 +151,17 @@ impl<'a> Pairs<'a> {
     }
 
     /// What a step makes of its videos besides looking at them.
-    fn pack_views(&self, slot: &mut SlotWriter, pairs: &[usize], config: &Config, random: Random) -> Result<()> {
+    fn pack_views(
+        &self,
+        slot: &mut SlotWriter,
+        pairs: &[usize],
+        config: &Config,
+        (seed, step): (u64, u64),
+    ) -> Result<()> {
         let videos: Vec<usize> = pairs.iter().map(|p| self.video(*p)).collect();
         let captions = pairs.iter().map(|p| self.data.caption(&self.data.pairs[*p])).collect();
-        let views = Views { rows: &self.videos, videos: &videos, captions, foreground: self.foreground };
-        pack_views(slot, config, &views, random)
+        let views = Views { rows: &self.videos, videos: &videos, captions, foreground: self.foreground, seed, step };
+        pack_views(slot, config, &views)
     }
 }
 
@@ -289,7 +293,7 @@ impl<'a> Trainer<'a> {
                 let begin = (step - epoch * per_epoch) * options.batch;
                 let batch = &order[begin..(begin + options.batch).min(order.len())];
                 train.pack(slot, batch)?;
-                train.pack_views(slot, batch, config, Random::new(options.seed, VIEWS + *step as u64))?;
+                train.pack_views(slot, batch, config, (options.seed, *step as u64))?;
                 let t = *step as i32 + 1;
                 let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;
                 let rate = options.learning_rate(*step, steps);

@@ -2,6 +2,7 @@
 //! `[quantisation]` of a configuration file.
 
 use crate::error::{Error, Result};
+use crate::models::perturb::Perturbation;
 use serde::{Deserialize, Serialize};
 
 /// Everything about CBA that is not in the common `[model]` table.
@@ -160,8 +161,8 @@ pub struct Temporal {
     pub order: f32,
     /// Share of the frames that a perturbation drops.
     pub drop: f32,
-    /// Most places by which it moves a frame.
-    pub jitter: usize,
+    /// Whether it shows some frames a place early or late.
+    pub jitter: bool,
     /// Slowest and fastest speed of its time axis.
     pub slowest: f32,
     pub fastest: f32,
@@ -169,7 +170,13 @@ pub struct Temporal {
 
 impl Default for Temporal {
     fn default() -> Temporal {
-        Temporal { consistency: 1.0, augment: 0.0, order: 0.0, drop: 0.25, jitter: 1, slowest: 0.75, fastest: 1.33 }
+        Temporal { consistency: 1.0, augment: 0.0, order: 0.0, drop: 0.25, jitter: true, slowest: 0.75, fastest: 1.33 }
+    }
+}
+
+impl Temporal {
+    pub fn perturbation(&self) -> Perturbation {
+        Perturbation { drop: Some(self.drop), jitter: self.jitter, speed: Some(self.slowest..=self.fastest) }
     }
 }
 
@@ -229,7 +236,6 @@ impl CbaConfig {
             ("routing.experts", r.experts, 1, 16),
             ("routing.slots", r.slots, 1, r.experts),
             ("routing.rank", r.rank, 1, dim),
-            ("temporal.jitter", self.temporal.jitter, 0, 16),
         ] {
             if value < low || value > high {
                 return refuse(key, value.to_string(), format!("use a number from {low} to {high}"));
