@@ -24,6 +24,7 @@ macro_rules! families {
 
 families! {
     CONTRAST = "contrast",
+    GATES = "gates",
     GATHER = "gather",
     INTERACT = "interact",
     LINEAR = "linear",
