@@ -8,64 +8,12 @@
 //   video 1 t ...
 //
 // What lies beyond the counts is nobody's: such a chunk has no rows. A text or video that is longer than the op was
-// made for has no rows of its own, and its pairs score 0.
+// made for has no rows of its own, and its pairs score 0. With a router a frame has a row a slot in the products, which
+// gates.cu mixes before they are pooled.
+#include "interact.cuh"
 #include "tile.cuh"
 
-// At or below this, a log-weight takes its frame or word out.
-constexpr float EXCLUDED = -1e29f;
-
-struct Interact {
-    Size texts, videos, words, frames;
-    u32 width, text_cap, video_cap, frame_cap, views, max_words, max_frames;
-    float tau, relevance_tau;
-    u32 first_text, text_count, first_video, video_count, has_weights;
-    Size listed;
-    u32 transposed, add;
-};
-
-struct Rows { u32 begin, count; };
-
-// What a kernel knows of its chunk.
-struct Chunk {
-    const u32* word_segments;
-    const u32* frame_segments;
-    u32 all_texts, all_videos, all_words, all_frames, max_words, max_frames;
-    u32 first_text, text_count, first_video, video_count;
-    // Texts and videos of the chunk that exist.
-    u32 texts, videos;
-
-    __device__ Chunk(const Interact& p, const u32* words, const u32* frames, const u32* counts)
-        : word_segments(words), frame_segments(frames), all_texts(p.texts(counts)), all_videos(p.videos(counts)),
-          all_words(p.words(counts)), all_frames(p.frames(counts)), max_words(p.max_words), max_frames(p.max_frames),
-          first_text(p.first_text), text_count(p.text_count), first_video(p.first_video), video_count(p.video_count) {
-        texts = min(text_count, max(all_texts, first_text) - first_text);
-        videos = min(video_count, max(all_videos, first_video) - first_video);
-    }
-    __device__ u32 stride() const { return text_count * max_words; }
-
-    // First row and number of rows of the chunk's texts in their operand.
-    __device__ Rows word_rows() const {
-        return of_chunk(word_segments, first_text, texts, all_words, text_count * max_words);
-    }
-    __device__ Rows frame_rows() const {
-        return of_chunk(frame_segments, first_video, videos, all_frames, video_count * max_frames);
-    }
-    // First row and number of rows of one text.
-    __device__ Rows text_rows(u32 i) const { return of_one(word_segments, i, all_words, max_words); }
-    __device__ Rows video_rows(u32 j) const { return of_one(frame_segments, j, all_frames, max_frames); }
-
-    __device__ static Rows of_chunk(const u32* segments, u32 first, u32 n, u32 rows, u32 most) {
-        if (n == 0) return {0, 0};
-        u32 begin = min(segments[2 * first], rows), end = min(segments[2 * (first + n) - 1], rows);
-        return {begin, min(max(end, begin) - begin, most)};
-    }
-    __device__ static Rows of_one(const u32* segments, u32 i, u32 rows, u32 most) {
-        u32 begin = min(segments[2 * i], rows), end = max(min(segments[2 * i + 1], rows), begin);
-        return {begin, end - begin > most ? 0 : end - begin};
-    }
-};
-
-// interact_dots: dot products of all frames of a chunk (rows) with all its words (columns), as linear computes them.
+// interact_dots: dot products of all frames of a chunk (rows, one a slot) with all its words (columns), as linear computes them.
 // Floor: 2·rows·columns·D FLOPs; bound by f32 arithmetic: 405 GFLOP for 1000 x 1000 pairs of 33 x 12 rows of 512.
 // Layout: a block a tile of 64 x 64; both lie along. 80 registers, nothing spilled.
 KERNEL interact_dots(const float* __restrict__ words, const u32* __restrict__ word_segments,
@@ -73,7 +21,7 @@ KERNEL interact_dots(const float* __restrict__ words, const u32* __restrict__ wo
                         float* __restrict__ dots, const u32* __restrict__ counts, Interact p) {
     __shared__ Stages stages;
     Chunk chunk(p, word_segments, frame_segments, counts);
-    Rows f = chunk.frame_rows(), w = chunk.word_rows();
+    Rows f = chunk.slot_rows(p.slots), w = chunk.word_rows();
     u32 stride = chunk.stride();
     Matrix left = {frames + size_t(f.begin) * p.width, f.count, p.width, p.width};
     Matrix right = {words + size_t(w.begin) * p.width, w.count, p.width, p.width};
@@ -91,7 +39,7 @@ KERNEL interact_dots(const float* __restrict__ words, const u32* __restrict__ wo
     }
 }
 
-// interact_accumulate: y (+)= G·W for the frames of a chunk, or y (+)= Gᵀ·E for its words (`transposed`). Chunks are
+// interact_accumulate: y (+)= G·W for the frames of a chunk (a row a slot), or y (+)= Gᵀ·E for its words (`transposed`). Chunks are
 // launched in a fixed order, the first writes and the others add.
 // Floor: 2·frames·words·D FLOPs; bound by f32 arithmetic. Layout: a block a tile of 64 x 64 of y; the rows that are
 // weighed lie across, G either way.
@@ -100,7 +48,7 @@ KERNEL_OF(4) interact_accumulate(const u32* __restrict__ word_segments, const u3
                               const u32* __restrict__ counts, Interact p) {
     __shared__ Stages stages;
     Chunk chunk(p, word_segments, frame_segments, counts);
-    Rows f = chunk.frame_rows(), w = chunk.word_rows();
+    Rows f = chunk.slot_rows(p.slots), w = chunk.word_rows();
     Rows out = p.transposed ? w : f, in = p.transposed ? f : w;
     Matrix left = {g, out.count, in.count, chunk.stride()};
     Matrix right = {x + size_t(in.begin) * p.width, p.width, in.count, p.width};
@@ -125,7 +73,7 @@ KERNEL_OF(4) interact_accumulate(const u32* __restrict__ word_segments, const u3
 }
 
 // interact_pair_dots: dot products of the frames (rows) and words (columns) of listed pairs, each pair at a place of
-// its own in the workspace, `max_frames` rows of `max_words` columns.
+// its own in the workspace, `max_frames` rows (times the slots) of `max_words` columns.
 // Floor: (L + T)·D·4 bytes a pair if neither text nor video is met again; bound by bandwidth.
 // Layout: a block takes pairs in turn, and of a pair tiles of 16 frames x 64 words: videos are short. The contraction
 // is shared out: each of four groups of 64 threads takes 16 of every 64 elements, a thread 4 x 4 sums; the groups'
@@ -197,6 +145,7 @@ KERNEL interact_pair_dots(const float* __restrict__ words, const u32* __restrict
         u32 text = pairs[2 * (p.first_text + pair)], video = pairs[2 * (p.first_text + pair) + 1];
         if (text >= chunk.all_texts || video >= chunk.all_videos) continue;
         Rows f = chunk.video_rows(video), w = chunk.text_rows(text);
+        f = {f.begin * p.slots, f.count * p.slots};
         Matrix left = {frames + size_t(f.begin) * p.width, f.count, p.width, p.width};
         Matrix right = {words + size_t(w.begin) * p.width, w.count, p.width, p.width};
         for (u32 row0 = 0; row0 < f.count; row0 += PAIR_FRAMES) {
@@ -210,7 +159,7 @@ KERNEL interact_pair_dots(const float* __restrict__ words, const u32* __restrict
                     for (u32 group = 0; group < PAIR_GROUPS; group++) {
                         sum += stages.words[group * PAIR_FRAMES * TILE + i];
                     }
-                    if (r < f.count && c < w.count) dots[(pair * p.max_frames + r) * p.max_words + c] = sum;
+                    if (r < f.count && c < w.count) dots[(pair * p.max_frames * p.slots + r) * p.max_words + c] = sum;
                 }
                 __syncthreads();
             }
@@ -308,63 +257,6 @@ constexpr u32 BLOCK_FLOATS = 7 * 512;
 static_assert(WARPS * WARP_FLOATS >= BLOCK_FLOATS);
 
 __device__ inline bool warps_suffice(const Interact& p) { return 4 * p.max_frames + 3 * p.max_words <= WARP_FLOATS; }
-
-// The exponential of something at most 0, which may be a floor; a NaN stays one.
-__device__ inline float soft(float x) { return x < -85.0f ? 0.0f : expf(x); }
-
-// The larger of the two, unlike fmaxf NaN if x is.
-__device__ inline float at_least(float x, float floor) { return x < floor ? floor : x; }
-
-struct Pair {
-    // Exists; otherwise it has no words and no frames.
-    bool there;
-    u32 text, video;
-    Rows words, frames;
-    // Where its dot products begin, and from frame to frame.
-    u32 base, stride;
-    // Where its score goes.
-    u32 score;
-};
-
-// Whether the pair has words and frames; takes them away if not, or if `room` says there is no place for them.
-__device__ inline void settle(Pair& a, bool room) {
-    a.there = room && a.words.count >= 2 && a.frames.count > 0;
-    a.words.count = a.there ? a.words.count - 1 : 0;
-    if (!a.there) a.frames.count = 0;
-}
-
-__device__ inline Pair listed_pair(const Interact& p, const Chunk& chunk, const u32* pairs, u32 index) {
-    Pair a = {};
-    u32 at = p.first_text + index;
-    a.text = pairs[2 * at];
-    a.video = pairs[2 * at + 1];
-    bool known = a.text < chunk.all_texts && a.video < chunk.all_videos;
-    if (known) {
-        a.words = chunk.text_rows(a.text);
-        a.frames = chunk.video_rows(a.video);
-    }
-    a.base = index * p.max_frames * p.max_words;
-    a.stride = p.max_words;
-    a.score = at;
-    settle(a, known);
-    return a;
-}
-
-__device__ inline Pair chunk_pair(const Interact& p, const Chunk& chunk, u32 index) {
-    Pair a = {};
-    a.text = p.first_text + index / chunk.videos;
-    a.video = p.first_video + index % chunk.videos;
-    a.words = chunk.text_rows(a.text);
-    a.frames = chunk.video_rows(a.video);
-    a.stride = chunk.stride();
-    a.score = a.text * p.video_cap + a.video;
-    u32 word = a.words.begin - chunk.word_rows().begin, frame = a.frames.begin - chunk.frame_rows().begin;
-    a.base = frame * a.stride + word;
-    // Behind a segment that is too long there may be no room left.
-    u32 rows = p.video_count * p.max_frames;
-    settle(a, word < a.stride && word + a.words.count <= a.stride && frame < rows && frame + a.frames.count <= rows);
-    return a;
-}
 
 // ln ω of a pair's words into shared memory, and whether any takes part.
 template <class Team>

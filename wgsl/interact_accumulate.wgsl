@@ -1,4 +1,4 @@
-// interact_accumulate: y (+)= G·W for the frames of a chunk, or y (+)= Gᵀ·E for its words.
+// interact_accumulate: y (+)= G·W for the frames of a chunk (a row a slot), or y (+)= Gᵀ·E for its words.
 //
 // Floor: 2·frames·words·D FLOPs; bound by arithmetic.
 // Layout: a workgroup of 16 x 16 computes tiles of 64 x 64 of y, each invocation 4 x 4; G and the rows it weighs pass
@@ -19,8 +19,8 @@ fn main(
 ) {
     if lane == 0u {
         // (rows of y, rows that are weighed): first row and number of rows of each.
-        if p.transposed == 1u { chunk = vec4<u32>(chunk_word_rows(), chunk_frame_rows()); }
-        else { chunk = vec4<u32>(chunk_frame_rows(), chunk_word_rows()); }
+        if p.transposed == 1u { chunk = vec4<u32>(chunk_word_rows(), chunk_slot_rows()); }
+        else { chunk = vec4<u32>(chunk_slot_rows(), chunk_word_rows()); }
     }
     let bounds = workgroupUniformLoad(&chunk);
     let m = bounds.y;

@@ -1,12 +1,13 @@
 // Stands before the kernels of token interaction that work on a chunk: some texts with some videos, whose dot
 // products lie in the workspace, frames as rows, words as columns, `text_count * max_words` columns a row.
+// With a router a frame has a row a slot in the products, which are mixed before they are pooled.
 // What lies beyond the counts is nobody's: such a chunk has no rows.
 struct P {
     texts: u32, videos: u32, words: u32, frames: u32, width: u32,
     text_cap: u32, video_cap: u32, frame_cap: u32, views: u32, max_words: u32, max_frames: u32,
-    tau: f32, relevance_tau: f32,
+    tau: f32, relevance_tau: f32, experts: u32, slots: u32, kept: u32,
     first_text: u32, text_count: u32, first_video: u32, video_count: u32,
-    has_weights: u32, listed: u32, transposed: u32, add: u32,
+    has_weights: u32, listed: u32, transposed: u32, add: u32, tabled: u32,
 }
 
 // What a log-weight at or below the first value becomes.
@@ -34,6 +35,9 @@ fn chunk_frame_rows() -> vec2<u32> {
     let end = min(frame_segments(2u * (p.first_video + n) - 1u), size(p.frames));
     return vec2<u32>(begin, min(max(end, begin) - begin, p.video_count * p.max_frames));
 }
+
+// The same with a row a slot.
+fn chunk_slot_rows() -> vec2<u32> { return chunk_frame_rows() * p.slots; }
 
 // First row and number of rows of a text; none if it is longer than the op was made for.
 fn text_rows(i: u32) -> vec2<u32> {

@@ -1,4 +1,4 @@
-// interact_dots: dot products of all frames of a chunk (rows) with all its words (columns), as linear computes them.
+// interact_dots: dot products of all frames of a chunk (rows, one a slot) with all its words (columns), as linear computes them.
 //
 // Floor: 2·rows·columns·D FLOPs; bound by arithmetic from D = 128 on.
 // Layout: a workgroup of 16 x 16 computes tiles of 64 x 64, each invocation 4 x 4, columns 16 apart; both operands
@@ -24,7 +24,7 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    if lane == 0u { chunk = vec4<u32>(chunk_frame_rows(), chunk_word_rows()); }
+    if lane == 0u { chunk = vec4<u32>(chunk_slot_rows(), chunk_word_rows()); }
     let bounds = workgroupUniformLoad(&chunk);
     let m = bounds.y;
     let n = bounds.w;

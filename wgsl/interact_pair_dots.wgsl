@@ -1,5 +1,5 @@
 // interact_pair_dots: dot products of the frames (rows) and words (columns) of listed pairs, each pair at a place of
-// its own in the workspace, `max_frames` rows of `max_words` columns.
+// its own in the workspace, `max_frames` rows (times the slots) of `max_words` columns.
 //
 // Floor: (L + T)·D·4 bytes a pair if neither text nor video is met again; bound by bandwidth.
 // Layout: a workgroup of 16 x 16 takes pairs in turn and computes tiles of 32 x 32, each invocation 2 x 2, 16 apart.
@@ -15,7 +15,7 @@ fn rows_of(index: u32) -> vec4<u32> {
     let i = pairs(2u * index);
     let j = pairs(2u * index + 1u);
     if i >= size(p.texts) || j >= size(p.videos) { return vec4<u32>(0u, 0u, 0u, 0u); }
-    return vec4<u32>(video_rows(j), text_rows(i));
+    return vec4<u32>(video_rows(j) * p.slots, text_rows(i));
 }
 
 @compute @workgroup_size(16, 16)
@@ -61,7 +61,7 @@ fn main(
                 for (var i = 0u; i < 4u; i++) {
                     let r = row0 + local.y + 16u * (i / 2u);
                     let c = col0 + local.x + 16u * (i % 2u);
-                    if r < m && c < n { set_dots((pair * p.max_frames + r) * p.max_words + c, sum[i]); }
+                    if r < m && c < n { set_dots((pair * p.max_frames * p.slots + r) * p.max_words + c, sum[i]); }
                 }
             }
         }

@@ -25,6 +25,7 @@ macro_rules! families {
 families! {
     CONTRAST = "contrast",
     EXPERTS = "experts",
+    GATES = "gates",
     GATHER = "gather",
     GROUPED = "grouped",
     INTERACT = "interact",

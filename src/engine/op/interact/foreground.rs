@@ -4,7 +4,7 @@ use super::super::super::backend::cpu::interact as cpu;
 use super::super::super::graph::{Graph, Value};
 use super::super::super::tensor::{Counts, Dim, HostTensor, Meta};
 use super::super::{
-    Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, expect_same, groups, no_gradient, read, read_u32,
+    Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, expect_same, groups, no_gradient, ptx, read, read_u32,
     write,
 };
 use super::{INTERACT, Interact, Problem, SCRATCH, expect_operands, reference, samples};
@@ -44,8 +44,11 @@ static FOREGROUND_KERNEL: KernelDef = KernelDef {
         SCRATCH,
     ],
     cpu: Some(cpu::foreground),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(
+        include_str!("../../../../wgsl/interact_gates.wgsl"),
+        include_str!("../../../../wgsl/foreground.wgsl")
+    )),
+    cuda: Some(&ptx::GATES),
 };
 
 impl Foreground {
@@ -93,7 +96,7 @@ impl Op for Foreground {
         let bytes = self.workspace(o.ins, ctx);
         args.push(if bytes > 0 { Arg::Work { offset: 0, bytes } } else { Arg::Absent });
         let params = self.interact.params(&p).u32(self.keep_background as usize);
-        let params = params.u32(!o.ins[8].is_absent() as usize).u32(!o.ins[2].is_absent() as usize);
+        let params = params.u32(!o.ins[8].is_absent() as usize);
         vec![Launch { kernel: &FOREGROUND_KERNEL, params, groups: groups(p.videos.cap() as u64, 1), args }]
     }
     fn samples(&self) -> Vec<Sample> {
