@@ -168,32 +168,3 @@ mod tests {
         assert!(World::with("spurious-background", one("beta")).is_ok());
     }
 }
-#[cfg(test)]
-mod timing {
-    #[test]
-    fn timing() {
-        for g in [super::Generator::Main, super::Generator::HeldOut] {
-            let t = std::time::Instant::now();
-            let w = super::SpuriousBackground { generator: g, ..Default::default() };
-            drop(w.train().unwrap());
-            println!("s1 train {:?} {:?}", g, t.elapsed());
-            let t = std::time::Instant::now();
-            drop(w.test(super::spurious_background::Test::Adv, 0).unwrap());
-            println!("s1 test {:?}", t.elapsed());
-            let t = std::time::Instant::now();
-            let w = super::Factors { generator: g, ..Default::default() };
-            drop(w.train().unwrap());
-            println!("s2 train {:?}", t.elapsed());
-            let t = std::time::Instant::now();
-            drop(w.test(0).unwrap());
-            println!("s2 test {:?}", t.elapsed());
-            let t = std::time::Instant::now();
-            let w = super::TemporalOrder { generator: g, ..Default::default() };
-            drop(w.train().unwrap());
-            println!("s3 train {:?}", t.elapsed());
-            let t = std::time::Instant::now();
-            drop(w.test(0).unwrap());
-            println!("s3 test {:?}", t.elapsed());
-        }
-    }
-}
