@@ -23,10 +23,13 @@ macro_rules! families {
 }
 
 families! {
+    BALANCE = "balance",
     CONTRAST = "contrast",
+    DIVERGENCE = "divergence",
     GATHER = "gather",
     INTERACT = "interact",
     LINEAR = "linear",
+    MARGIN = "margin",
     NORM = "norm",
     OPTIM = "optim",
     POINTWISE = "pointwise",
