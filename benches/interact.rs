@@ -32,7 +32,12 @@ impl Loaded {
         }
         let outs = g.apply_arc(sample.op.clone(), &ins).expect("samples fit their ops");
         // What training and ranking ask for: scores, or the gradients of what is there.
-        let wanted: Vec<usize> = if outs.len() == 4 { vec![0, 2] } else { vec![0] };
+        let routed = !sample.metas[6].is_absent();
+        let wanted: &[usize] = match outs.len() {
+            7 if routed => &[0, 2, 4, 5, 6],
+            7 => &[0, 2],
+            _ => &[0],
+        };
         wanted.iter().for_each(|o| g.output(format!("out{o}"), outs[*o]));
         let mut device = Cpu::new(0).expect("threads");
         let plan = Arc::new(plan(&sample.name, &g, &StateLayout::default(), &device.ctx()).expect("a plan"));
@@ -73,7 +78,9 @@ impl Products {
     /// Those of `loaded`: E·Wᵀ; for a gradient also G·W and Gᵀ·E; for listed pairs one with each text.
     fn of(loaded: &Loaded) -> Products {
         let sample = &loaded.sample;
-        let (l, t, d) = (sample.ins[0].dim(0), sample.ins[3].dim(0), sample.ins[0].dim(1));
+        let (l, d) = (sample.ins[0].dim(0), sample.ins[0].dim(1));
+        // A row a slot.
+        let t = sample.ins[3].elements() / d;
         let texts = sample.ins[1].dim(0);
         let shapes = match sample.metas.len() {
             11 => vec![(t, l, d)],

@@ -469,6 +469,7 @@ pub static OPS: &[&dyn Op] = &[
     &interact::INTERACT,
     &interact::INTERACT_GRAD,
     &interact::INTERACT_PAIRS,
+    &interact::FOREGROUND,
     &reduce::MEAN_ALL,
     &reduce::BROADCAST_MEAN,
     &norm::UNIT,

@@ -41,6 +41,7 @@ impl TokenInteraction {
             relevance_temperature: self.config.relevance_temperature,
             max_words: self.config.max_words as u32 + 1,
             max_frames: self.config.max_frames as u32,
+            kept: 0,
         }
     }
 

@@ -141,6 +141,7 @@ impl Scoring {
             relevance_temperature: 0.1,
             max_words: longest(self.words.saturating_add(1)),
             max_frames: longest(self.frames),
+            kept: 0,
         };
         let none = Value::ABSENT;
         let ins = [words, word_segments, weights, frames, frame_segments, bias, none, none, none, none, none];

@@ -14,19 +14,33 @@
 //! With τ_a → 0 each direction becomes the weighted maximum of Wang et al., "Disentangled Representation Learning for
 //! Text-Video Retrieval" (2022), section 3.2; attention over similarities is that of Ma et al., "X-CLIP" (2022).
 //!
+//! With a *router* a frame brings k experts' outputs `E_ts` instead of one row, and every text mixes them anew, by its
+//! own logits `g_i` and the frame's `h_t`:
+//!
+//! ```text
+//! π_its = softmax_s(g_i,expert(t,s) + h_ts)        r_it = Σ_s π_its E_ts
+//! c_lt  = ⟨w_l, r_it⟩ / |r_it| = Σ_s π_its ⟨w_l, E_ts⟩ / √(π_itᵀ G_t π_it),      G_t,ss' = ⟨E_ts, E_ts'⟩
+//! ```
+//!
+//! and the same for the sentence vector: r is never stored. A frame with |r|² ≤ [`LEAST_NORM`] has cosine 0 and hands
+//! back no gradient. A slot whose logit is [`EXCLUDED`] or less takes no part; so does one whose expert does not exist.
+//!
 //! A *view* adds a log-weight to every frame before the relevance is taken, on the same dot products: a frame whose
 //! log-weight (bias included) is [`EXCLUDED`] or less does not take part, nor does a word with such a weight. A text
 //! without words, or a video without frames, scores 0 and hands back no gradient; so does a segment that is longer
 //! than the op was made for.
 
 mod chunks;
+mod foreground;
 mod gradient;
 mod pairs;
 mod reference;
+mod routed;
 mod samples;
 #[cfg(test)]
 mod tests;
 
+pub use foreground::{FOREGROUND, Foreground};
 pub use gradient::{INTERACT_GRAD, InteractGrad};
 pub use pairs::{INTERACT_PAIRS, InteractPairs};
 
@@ -34,13 +48,19 @@ use super::super::backend::cpu::interact as cpu;
 use super::super::graph::{Graph, Value};
 use super::super::tensor::{Counts, DType, Dim, HostTensor, Meta};
 use super::{
-    Access, Arg, Cost, Ctx, Formal, KernelDef, Launch, Op, Operands, Params, Sample, Site, Target, expect_same, read,
-    read_u32, write,
+    Access, Arg, Cost, Ctx, Formal, KernelDef, Launch, Op, Operands, Params, Sample, Site, Target, expect_fixed,
+    expect_same, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 
-/// A log-weight at or below this takes its frame or word out.
+/// A log-weight at or below this takes its frame or word out, a router's logit its slot.
 pub const EXCLUDED: f32 = -1e29;
+
+/// The squared length of a routed token at or below which it has no direction.
+pub const LEAST_NORM: f32 = 1e-12;
+
+/// The most slots of a frame: a GPU's lane keeps what it knows of one frame's.
+pub const MAX_SLOTS: usize = 16;
 
 /// Scores of all pairs of N texts and M videos.
 ///
@@ -51,10 +71,13 @@ pub const EXCLUDED: f32 = -1e29;
 /// | 0 | words | `[ΣL, D]` | rows of length one |
 /// | 1 | word_segments | u32 `[N, 2]` | begin and end, ascending |
 /// | 2 | word_log_weights | `[ΣL]` | ln ω, normalised within a text; absent: uniform; ignored on sentence rows |
-/// | 3 | frames | `[ΣT, D]` | rows of length one |
+/// | 3 | frames | `[ΣT, D]` | rows of length one; with a router `[ΣT, k·D]`, the outputs of k experts side by side |
 /// | 4 | frame_segments | u32 `[M, 2]` | begin and end, ascending |
 /// | 5 | frame_bias | `[ΣT]` | β; absent: 0 |
-/// | 6–9 | router_text `[N, K]`, router_frame `[ΣT, k]`, slot_table u32 `[ΣT, k]`, gram `[ΣT, k, k]` | | absent: one expert |
+/// | 6 | router_text | `[N, K]` | g, a text's logits of K experts; 6, 7 and 9 are given together or not at all |
+/// | 7 | router_frame | `[ΣT, k]` | h, a frame's logits of its k slots' experts |
+/// | 8 | slot_table | u32 `[ΣT, k]` | the expert of each slot; absent: slot s holds expert s, and k is K |
+/// | 9 | gram | `[ΣT, k·k]` | G, symmetric |
 /// | 10 | log_weights | `[P, ΣT]` | added to the bias, one row a view |
 ///
 /// Outputs: scores `[N, M]`; view_scores `[P, N, M]`; relevance ρ `[N, ΣT]` (0 for a text without words).
@@ -68,13 +91,18 @@ pub struct Interact {
     pub max_words: u32,
     /// Frames of the longest video.
     pub max_frames: u32,
+    /// How many of a frame's gates survive for each text, the largest, renormalised (ties to the lower slot); 0, or as
+    /// many as there are slots: all. A selection: the gradient is that of the gates that survive.
+    pub kept: u32,
 }
 
 pub static INTERACT: Interact =
-    Interact { temperature: 0.05, relevance_temperature: 0.1, max_words: 33, max_frames: 12 };
+    Interact { temperature: 0.05, relevance_temperature: 0.1, max_words: 33, max_frames: 12, kept: 0 };
 
 /// Operands that all three ops begin with.
 const OPERANDS: usize = 11;
+/// The operand whose gradient each output of [`InteractGrad`] is.
+const GRADIENTS: [usize; 7] = [0, 2, 3, 5, 6, 7, 9];
 const NAMES: [&str; OPERANDS] = [
     "words",
     "word_segments",
@@ -98,6 +126,10 @@ static INTERACT_KERNEL: KernelDef = KernelDef {
         read("frames"),
         read_u32("frame_segments"),
         read("frame_bias"),
+        read("router_text"),
+        read("router_frame"),
+        read_u32("slot_table"),
+        read("gram"),
         read("log_weights"),
         write("scores"),
         write("view_scores"),
@@ -120,6 +152,9 @@ struct Problem {
     frames: Dim,
     width: usize,
     views: usize,
+    /// k, and K, which is 0 without a router.
+    slots: usize,
+    experts: usize,
 }
 
 impl Problem {
@@ -131,7 +166,12 @@ impl Problem {
             frames: ins[3].dim(0),
             width: ins[0].dim(1).cap(),
             views: if ins[10].is_absent() { 0 } else { ins[10].dim(0).cap() },
+            slots: if ins[7].is_absent() { 1 } else { ins[7].dim(1).cap() },
+            experts: if ins[6].is_absent() { 0 } else { ins[6].dim(1).cap() },
         }
+    }
+    fn is_routed(&self) -> bool {
+        self.experts > 0
     }
     fn view_scores(&self) -> Result<Meta> {
         Meta::f32(&[Dim::Fixed(self.views), self.texts, self.videos])
@@ -142,7 +182,7 @@ impl Interact {
     /// Refuses attributes and operands that no kernel here can take.
     fn check(&self, op: &str, ins: &[Meta]) -> Result<Problem> {
         self.check_attributes(op)?;
-        let ranks = [2, 2, 1, 2, 2, 1, 2, 2, 2, 3, 2];
+        let ranks = [2, 2, 1, 2, 2, 1, 2, 2, 2, 2, 2];
         for (i, (m, rank)) in ins.iter().zip(ranks).enumerate() {
             let name = NAMES[i];
             let needed = matches!(i, 0 | 1 | 3 | 4);
@@ -152,11 +192,7 @@ impl Interact {
             if m.is_absent() {
                 continue;
             }
-            if (6..=9).contains(&i) {
-                let what = format!("{name} (operand {i}) is not supported yet: score one expert and leave it out");
-                return Err(Error::shape(op, what));
-            }
-            let dtype = if matches!(i, 1 | 4) { DType::U32 } else { DType::F32 };
+            let dtype = if matches!(i, 1 | 4 | 8) { DType::U32 } else { DType::F32 };
             if m.rank() != rank || m.dtype() != dtype {
                 let kind = if dtype == DType::U32 { "u32" } else { "f32" };
                 let what = format!("{name} (operand {i}) must be {kind} with {rank} dimensions and is {m}");
@@ -164,6 +200,7 @@ impl Interact {
             }
         }
         self.check_dimensions(op, ins)?;
+        Self::check_router(op, ins)?;
         Ok(Problem::of(ins))
     }
 
@@ -189,7 +226,6 @@ impl Interact {
 
     fn check_dimensions(&self, op: &str, ins: &[Meta]) -> Result<()> {
         let (words, frames) = (ins[0].dim(0), ins[3].dim(0));
-        expect_same(op, "the widths of words and frames", ins[0].dim(1), ins[3].dim(1))?;
         for (i, m) in [(1, &ins[1]), (4, &ins[4])] {
             expect_same(op, &format!("the columns of {} and two", NAMES[i]), m.dim(1), Dim::Fixed(2))?;
         }
@@ -208,6 +244,41 @@ impl Interact {
         Ok(())
     }
 
+    /// A router is whole, and fits the frames.
+    fn check_router(op: &str, ins: &[Meta]) -> Result<()> {
+        if ins[6].is_absent() && ins[7].is_absent() && ins[8].is_absent() && ins[9].is_absent() {
+            return expect_same(op, "the widths of words and frames", ins[0].dim(1), ins[3].dim(1));
+        }
+        if let Some(i) = [6, 7, 9].into_iter().find(|i| ins[*i].is_absent()) {
+            let what = "a router is router_text, router_frame and gram (operands 6, 7 and 9), all of them or none";
+            return Err(Error::shape(op, format!("{what}; {} (operand {i}) is absent", NAMES[i])));
+        }
+        let (texts, frames) = (ins[1].dim(0), ins[3].dim(0));
+        let width = expect_fixed(op, "the widths of words", ins[0].dim(1))?;
+        let slots = expect_fixed(op, "the slots of a frame (columns of router_frame)", ins[7].dim(1))?;
+        let experts = expect_fixed(op, "the experts (columns of router_text)", ins[6].dim(1))?;
+        if slots == 0 || slots > MAX_SLOTS || experts == 0 {
+            let what = format!("a frame has 1 to {MAX_SLOTS} slots, of at least one expert");
+            return Err(Error::shape(op, format!("{what}; router_frame is {} and router_text {}", ins[7], ins[6])));
+        }
+        expect_same(op, "the texts and the rows of router_text", texts, ins[6].dim(0))?;
+        for i in 7..=9 {
+            if !ins[i].is_absent() {
+                expect_same(op, &format!("the rows of frames and {}", NAMES[i]), frames, ins[i].dim(0))?;
+            }
+        }
+        if ins[8].is_absent() {
+            let what = "without a slot_table the columns of router_text (experts) and router_frame (slots)";
+            expect_same(op, what, ins[6].dim(1), ins[7].dim(1))?;
+        } else {
+            expect_same(op, "the columns of slot_table and router_frame", ins[8].dim(1), ins[7].dim(1))?;
+        }
+        expect_same(op, "the columns of gram and the square of the slots", ins[9].dim(1), Dim::Fixed(slots * slots))?;
+        let side_by_side = width.checked_mul(slots).map(Dim::Fixed);
+        let side_by_side = side_by_side.ok_or_else(|| Error::shape(op, "frames are too wide for any machine"))?;
+        expect_same(op, "the width of frames and that of words times the slots", ins[3].dim(1), side_by_side)
+    }
+
     /// Parameters that all CPU kernels begin with; `cpu::Shape` reads them.
     fn params(&self, p: &Problem) -> Params {
         Params::new()
@@ -224,16 +295,28 @@ impl Interact {
             .u32(self.max_frames as usize)
             .f32(self.temperature)
             .f32(self.relevance_temperature)
+            .u32(p.experts)
+            .u32(p.slots)
+            .u32(self.kept.min(MAX_SLOTS as u32) as usize)
     }
 
-    /// The operands that kernels take: the refused ones left out.
+    /// The operands that all three ops begin with.
     fn args(o: &Operands) -> Vec<Arg> {
-        [0, 1, 2, 3, 4, 5, 10].into_iter().map(|i| o.input(i)).collect()
+        (0..OPERANDS).map(|i| o.input(i)).collect()
+    }
+
+    fn scratch(&self, p: &Problem) -> cpu::Scratch {
+        cpu::Scratch {
+            max_words: self.max_words as usize,
+            max_frames: self.max_frames as usize,
+            slots: p.slots,
+            experts: p.experts,
+        }
     }
 
     /// FLOPs of all dot products at capacity.
     fn dots(p: &Problem) -> u64 {
-        2 * (p.words.cap() as u64) * (p.frames.cap() as u64) * p.width as u64
+        2 * (p.words.cap() as u64) * (p.frames.cap() as u64) * (p.slots as u64) * p.width as u64
     }
 }
 
@@ -267,7 +350,7 @@ impl Op for Interact {
         }
         let d = g.apply_all(InteractGrad(*self), &ins)?;
         let mut dins = vec![None; OPERANDS];
-        for (i, out) in [(0, 0), (2, 1), (3, 2), (5, 3)] {
+        for (out, i) in GRADIENTS.into_iter().enumerate() {
             dins[i] = (!n.ins[i].is_absent()).then_some(d[out]);
         }
         Ok(dins)
@@ -283,7 +366,7 @@ impl Op for Interact {
     }
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
         match ctx.target {
-            Target::Cpu => cpu::Scratch::new(self.max_words, self.max_frames).bytes(ctx.threads),
+            Target::Cpu => self.scratch(&Problem::of(ins)).bytes(ctx.threads),
             Target::Wgsl | Target::Cuda => chunks::forward_bytes(self, ins, ctx),
         }
     }

@@ -54,21 +54,25 @@
 //! pass: the number of threads changes no bit.
 
 mod exp;
+mod foreground;
 mod gradient;
 mod pairs;
 mod pool;
+mod route;
 mod tiles;
 
+pub use foreground::foreground;
 pub use gradient::interact_grad;
 pub use pairs::interact_pairs;
 pub use tiles::Scratch;
 
 use super::Call;
-use pool::{Dots, Scales};
+use pool::Scales;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use route::{GateBuffers, Router, mixed_dots};
 use std::sync::Mutex;
-use tiles::{Desks, PoolBuffers, Problem, Shape, Tile, lock};
+use tiles::{Desk, Desks, PoolBuffers, Problem, Shape, Tile, lock};
 
 /// Rows of words and of frames within which the segments of a tile begin.
 const WORDS: usize = 512;
@@ -92,10 +96,11 @@ struct Outputs<'a> {
 
 pub fn interact(call: &mut Call) {
     let shape = Shape::of(call);
-    let [words, texts, log_omega, frames, videos, bias, log_weights, mut scores, mut views, mut relevance, mut scratch] =
-        call.args();
+    let [words, texts, log_omega, frames, videos, bias, router @ ..] = call.args::<15>();
+    let [g, h, table, gram, log_weights, mut scores, mut views, mut relevance, mut scratch] = router;
     let operands = [words.f32(), log_omega.f32(), frames.f32(), bias.f32()];
-    let mut problem = Problem::new(shape, operands, [texts.u32(), videos.u32()]);
+    let router = Router::new(&shape, [g.f32(), h.f32(), gram.f32()], table.u32());
+    let mut problem = Problem::new(shape, operands, [texts.u32(), videos.u32()], router);
     problem.log_weights = log_weights.f32();
     let outputs = Outputs { scores: scores.f32_mut(), view_scores: views.f32_mut(), relevance: relevance.f32_mut() };
     outputs.scores.fill(0.0);
@@ -104,15 +109,18 @@ pub fn interact(call: &mut Call) {
     let with_relevance = !outputs.relevance.is_empty();
     let views = if outputs.view_scores.is_empty() { 0 } else { shape.views };
     let outputs = Mutex::new(outputs);
-    let sizes = Scratch { max_words: shape.max_words, max_frames: shape.max_frames };
+    let sizes = Scratch::of(&shape);
     let desks = Desks::new(scratch.f32_mut(), sizes.forward_floats());
-    let (rows, columns) = (problem.texts.tiles(WORDS), problem.videos.tiles(FRAMES));
+    let (rows, columns) = (problem.texts.tiles(WORDS), problem.videos.tiles(sizes.tile_frames()));
     (0..rows * columns).into_par_iter().with_max_len(1).for_each(|i| {
         let texts = problem.texts.tile(i / columns, WORDS);
-        let videos = problem.videos.tile(i % columns, FRAMES);
+        let videos = problem.videos.tile(i % columns, sizes.tile_frames());
         let mut desk = desks.mine();
-        let (block, pool, _) = sizes.cut(&mut desk);
+        let Desk { block, pool, mut gates, .. } = sizes.cut(&mut desk);
         problem.dots(&texts, &videos, block, sizes.stride());
+        if problem.router.is_there() {
+            problem.router.load(videos.first..videos.first + videos.rows, 0, &mut gates);
+        }
         let tile = PoolTile {
             problem: &problem,
             texts,
@@ -120,6 +128,7 @@ pub fn interact(call: &mut Call) {
             block,
             stride: sizes.stride(),
             pool,
+            gates,
             views,
             with_relevance,
             outputs: &outputs,
@@ -133,9 +142,10 @@ struct PoolTile<'a, 'b> {
     problem: &'a Problem<'a>,
     texts: Tile,
     videos: Tile,
-    block: &'a [f32],
+    block: &'a mut [f32],
     stride: usize,
     pool: PoolBuffers<'a>,
+    gates: GateBuffers<'a>,
     views: usize,
     with_relevance: bool,
     outputs: &'a Mutex<Outputs<'b>>,
@@ -154,6 +164,11 @@ impl WithSimd for PoolTile<'_, '_> {
             let log_weights = self.problem.log_omega.get(first..first + words.len() - 1).unwrap_or(&[]);
             let prepared = pool::prepare_text(s, words.len() - 1, log_weights, &mut self.pool);
             let Some(tame) = prepared else { continue };
+            let router = &self.problem.router;
+            if router.is_there() {
+                router.gates(i, self.videos.rows, &mut self.gates);
+                router.mix_in_place(self.block, self.stride, words.clone(), self.videos.rows, &self.gates);
+            }
             for view in 0..=self.views {
                 let mut j = self.videos.items.start;
                 while j < self.videos.items.end {
@@ -185,7 +200,7 @@ impl PoolTile<'_, '_> {
                 continue;
             }
             let rows = self.videos.first + frames.start..self.videos.first + frames.end;
-            let dots = Dots::new(self.block, self.stride, frames.clone(), words.clone());
+            let dots = mixed_dots(&self.problem.router, (self.block, self.stride), frames.clone(), words.clone());
             let taken = pool::relevance(s, dots, self.problem.prior(view, rows), scales, &mut self.pool);
             if taken {
                 *score = pool::score(s, dots, scales, tame, &mut self.pool);

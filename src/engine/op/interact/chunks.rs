@@ -300,6 +300,8 @@ mod tests {
                 frames: fixed(1),
                 width: 1,
                 views: 0,
+                slots: 1,
+                experts: 0,
             };
             let budget = (1 << 18) * draw(4, 64) as u64;
             let chunks = Chunks::new(&op, &p, budget);

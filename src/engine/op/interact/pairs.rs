@@ -26,6 +26,10 @@ static INTERACT_PAIRS_KERNEL: KernelDef = KernelDef {
         read("frames"),
         read_u32("frame_segments"),
         read("frame_bias"),
+        read("router_text"),
+        read("router_frame"),
+        read_u32("slot_table"),
+        read("gram"),
         read_u32("pairs"),
         write("scores"),
         SCRATCH,
@@ -77,9 +81,7 @@ impl Op for InteractPairs {
     }
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
         match ctx.target {
-            Target::Cpu => {
-                cpu::Scratch::new(self.0.max_words, self.0.max_frames).pair_bytes(ctx.threads, ins[0].dim(1).cap())
-            }
+            Target::Cpu => self.0.scratch(&Problem::of(ins)).pair_bytes(ctx.threads, ins[0].dim(1).cap()),
             Target::Wgsl | Target::Cuda => chunks::pairs_bytes(&self.0, ins, ctx),
         }
     }
@@ -88,7 +90,7 @@ impl Op for InteractPairs {
             return chunks::pairs(&self.0, o, ctx);
         }
         let params = self.params(&Problem::of(o.ins), Self::pairs(o.ins));
-        let mut args: Vec<Arg> = [0, 1, 2, 3, 4, 5, 11].into_iter().map(|i| o.input(i)).collect();
+        let mut args: Vec<Arg> = (0..12).filter(|i| *i != 10).map(|i| o.input(i)).collect();
         args.push(o.output(0));
         args.push(Arg::Work { offset: 0, bytes: self.workspace(o.ins, ctx) });
         vec![Launch { kernel: &INTERACT_PAIRS_KERNEL, params, groups: [1; 3], args }]

@@ -1,7 +1,7 @@
 //! Token interaction in f64, one pair at a time, as the formulas read.
 
 use super::super::super::tensor::HostTensor;
-use super::{EXCLUDED, Interact};
+use super::{EXCLUDED, Interact, LEAST_NORM};
 
 /// What a reference needs from the operands, at true sizes.
 struct Inputs<'a> {
@@ -36,6 +36,51 @@ fn unless_excluded(log_weight: f64) -> f64 {
     if log_weight <= f64::from(EXCLUDED) { f64::NEG_INFINITY } else { log_weight }
 }
 
+/// A text's gates of one frame's slots, and the products of the slots' experts.
+struct Gates {
+    pi: Vec<f64>,
+    gram: Vec<f64>,
+}
+
+/// The gradient of a frame's gates.
+struct GateGradient {
+    logits: Vec<f64>,
+    gram: Vec<f64>,
+}
+
+impl Gates {
+    /// `(G π)_s`
+    fn toward(&self, s: usize) -> f64 {
+        dot(&self.gram[s * self.pi.len()..][..self.pi.len()], &self.pi)
+    }
+    /// `|Σ_s π_s E_s|²`
+    fn squared(&self) -> f64 {
+        (0..self.pi.len()).map(|s| self.pi[s] * self.toward(s)).sum()
+    }
+    fn has_direction(&self) -> bool {
+        self.squared() > f64::from(LEAST_NORM)
+    }
+    /// What each expert's dot products count in the cosine.
+    fn weights(&self) -> Vec<f64> {
+        let n = self.squared();
+        self.pi.iter().map(|pi| if self.has_direction() { pi / n.sqrt() } else { 0.0 }).collect()
+    }
+    /// From `y_s = Σ_l dc_l ⟨w_l, E_s⟩`.
+    fn gradient(&self, y: &[f64]) -> GateGradient {
+        let (k, n) = (self.pi.len(), self.squared());
+        if !self.has_direction() {
+            return GateGradient { logits: vec![0.0; k], gram: vec![0.0; k * k] };
+        }
+        let dn = -0.5 * n.powf(-1.5) * dot(&self.pi, y);
+        let dpi: Vec<f64> = (0..k).map(|s| y[s] / n.sqrt() + 2.0 * dn * self.toward(s)).collect();
+        let mean = dot(&self.pi, &dpi);
+        GateGradient {
+            logits: (0..k).map(|s| self.pi[s] * (dpi[s] - mean)).collect(),
+            gram: (0..k * k).map(|i| dn * self.pi[i / k] * self.pi[i % k]).collect(),
+        }
+    }
+}
+
 impl Inputs<'_> {
     fn width(&self) -> usize {
         self.ins[0].dim(1)
@@ -43,8 +88,39 @@ impl Inputs<'_> {
     fn word(&self, row: usize) -> &[f64] {
         &self.ins[0].x()[row * self.width()..][..self.width()]
     }
-    fn frame(&self, row: usize) -> &[f64] {
-        &self.ins[3].x()[row * self.width()..][..self.width()]
+    fn slots(&self) -> usize {
+        if self.ins[7].is_absent() { 1 } else { self.ins[7].dim(1) }
+    }
+    fn expert(&self, row: usize, slot: usize) -> &[f64] {
+        &self.ins[3].x()[(row * self.slots() + slot) * self.width()..][..self.width()]
+    }
+    /// How a text mixes a frame's experts; without a router there is one, of length one.
+    fn gates(&self, text: usize, row: usize) -> Gates {
+        let k = self.slots();
+        if self.ins[6].is_absent() {
+            return Gates { pi: vec![1.0], gram: vec![1.0] };
+        }
+        let experts = self.ins[6].dim(1);
+        let logits = (0..k).map(|s| {
+            let expert = if self.ins[8].is_absent() { s } else { self.ins[8].u()[row * k + s] as usize };
+            let of_text = self.ins[6].x()[text * experts..][..experts].get(expert);
+            // With 0 added no zero is negative, and equal ones are ties.
+            of_text.map_or(f64::NEG_INFINITY, |g| unless_excluded(g + self.ins[7].x()[row * k + s] + 0.0))
+        });
+        let mut logits: Vec<f64> = logits.collect();
+        let kept = if self.op.kept == 0 { k } else { self.op.kept as usize };
+        let mut by_size: Vec<usize> = (0..k).collect();
+        // Stable: ties stay in the order of their slots.
+        by_size.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        by_size.into_iter().skip(kept).for_each(|s| logits[s] = f64::NEG_INFINITY);
+        let none = logits.iter().all(|x| *x == f64::NEG_INFINITY);
+        let pi = if none { vec![0.0; k] } else { softmax(&logits) };
+        Gates { pi, gram: self.ins[9].x()[row * k * k..][..k * k].to_vec() }
+    }
+    /// The cosine of a row of words with a text's token of a frame.
+    fn cosine(&self, gates: &Gates, word: usize, row: usize) -> f64 {
+        let p = gates.weights();
+        (0..p.len()).map(|s| p[s] * dot(self.word(word), self.expert(row, s))).sum()
     }
     fn segment(&self, operand: usize, i: usize) -> (usize, usize) {
         let s = self.ins[operand].u();
@@ -72,14 +148,15 @@ impl Inputs<'_> {
         let log_omega: Vec<f64> =
             words.clone().map(|l| unless_excluded(self.ins[2].x().get(l).copied().unwrap_or(uniform))).collect();
         let tau = f64::from(self.op.relevance_temperature);
-        let logits: Vec<f64> =
-            (first..last).map(|t| dot(self.word(sentence), self.frame(t)) / tau + self.prior(view, t)).collect();
+        let gates: Vec<Gates> = (first..last).map(|t| self.gates(text, t)).collect();
+        let cosine = |l: usize, t: usize| self.cosine(&gates[t - first], l, t);
+        let logits: Vec<f64> = (first..last).map(|t| cosine(sentence, t) / tau + self.prior(view, t)).collect();
         let is_empty = |x: &[f64]| x.iter().all(|x| *x == f64::NEG_INFINITY);
         if is_empty(&log_omega) || is_empty(&logits) {
             return None;
         }
         Some(Pair {
-            dots: words.map(|l| (first..last).map(|t| dot(self.word(l), self.frame(t))).collect()).collect(),
+            dots: words.map(|l| (first..last).map(|t| cosine(l, t)).collect()).collect(),
             log_omega,
             log_rho: softmax(&logits).into_iter().map(f64::ln).collect(),
             tau: f64::from(self.op.temperature),
@@ -200,14 +277,19 @@ pub fn pair_scores(op: &Interact, ins: &[HostTensor]) -> Vec<HostTensor> {
     vec![HostTensor::f64(&[pairs.len() / 2], scores.collect())]
 }
 
-/// Gradients of words, word log-weights, frames and frame biases.
+/// Gradients of words, word log-weights, frames, frame biases, the router's logits of texts and of frames, and the gram.
 pub fn gradients(op: &Interact, ins: &[HostTensor]) -> Vec<HostTensor> {
     let inputs = Inputs { op, ins };
     let (texts, videos, width, rows) = (ins[1].dim(0), ins[4].dim(0), inputs.width(), ins[3].dim(0));
     let mut dwords = HostTensor::zeros(&[ins[0].dim(0), width]);
     let mut dlog_omega = HostTensor::zeros(&[ins[0].dim(0)]);
-    let mut dframes = HostTensor::zeros(&[rows, width]);
+    let mut dframes = HostTensor::zeros(&[rows, ins[3].dim(1)]);
     let mut dbias = HostTensor::zeros(&[rows]);
+    let k = inputs.slots();
+    let (experts, slots) = if ins[6].is_absent() { (0, 0) } else { (ins[6].dim(1), k) };
+    let mut drouter_text = HostTensor::zeros(&[texts, experts]);
+    let mut drouter_frame = HostTensor::zeros(&[rows, slots]);
+    let mut dgram = HostTensor::zeros(&[rows, slots * slots]);
     for i in 0..texts {
         for j in 0..videos {
             for view in 0..=inputs.views() {
@@ -221,14 +303,33 @@ pub fn gradients(op: &Interact, ins: &[HostTensor]) -> Vec<HostTensor> {
                 let drho = if view == 0 { ins[13].x().get(i * rows + first..i * rows + last) } else { None };
                 let d = pair.gradient(ds.copied().unwrap_or(0.0), drho.unwrap_or(&[]));
                 for t in 0..last - first {
-                    dbias.x_mut()[first + t] += d.bias[t];
+                    let row = first + t;
+                    let gates = inputs.gates(i, row);
+                    let p = gates.weights();
+                    let mut y = vec![0.0; k];
+                    dbias.x_mut()[row] += d.bias[t];
                     for l in 0..end - begin {
                         let g = if l == end - begin - 1 { d.sentence[t] } else { d.dots[l][t] };
-                        for x in 0..width {
-                            dwords.x_mut()[(begin + l) * width + x] += g * inputs.frame(first + t)[x];
-                            dframes.x_mut()[(first + t) * width + x] += g * inputs.word(begin + l)[x];
+                        for s in 0..k {
+                            y[s] += g * dot(inputs.word(begin + l), inputs.expert(row, s));
+                            for x in 0..width {
+                                dwords.x_mut()[(begin + l) * width + x] += g * p[s] * inputs.expert(row, s)[x];
+                                dframes.x_mut()[(row * k + s) * width + x] += g * p[s] * inputs.word(begin + l)[x];
+                            }
                         }
                     }
+                    if slots == 0 {
+                        continue;
+                    }
+                    let of_gates = gates.gradient(&y);
+                    for s in 0..k {
+                        let expert = if ins[8].is_absent() { s } else { ins[8].u()[row * k + s] as usize };
+                        drouter_frame.x_mut()[row * k + s] += of_gates.logits[s];
+                        if expert < experts {
+                            drouter_text.x_mut()[i * experts + expert] += of_gates.logits[s];
+                        }
+                    }
+                    of_gates.gram.iter().enumerate().for_each(|(s, g)| dgram.x_mut()[row * k * k + s] += g);
                 }
                 for (l, g) in d.log_omega.iter().enumerate() {
                     dlog_omega.x_mut()[begin + l] += g;
@@ -236,5 +337,29 @@ pub fn gradients(op: &Interact, ins: &[HostTensor]) -> Vec<HostTensor> {
             }
         }
     }
-    vec![dwords, dlog_omega, dframes, dbias]
+    vec![dwords, dlog_omega, dframes, dbias, drouter_text, drouter_frame, dgram]
+}
+
+/// The log-weights that take out the foreground of every video for its text, or all but it.
+pub fn foreground(op: &Interact, keep_background: bool, ins: &[HostTensor]) -> Vec<HostTensor> {
+    let ins = &mut [ins, &[HostTensor::absent()]].concat();
+    // A frame's bias says what it counts, not what it shows.
+    ins[5] = HostTensor::absent();
+    let inputs = Inputs { op, ins };
+    let mut out = HostTensor::zeros(&[1, ins[3].dim(0)]);
+    for i in 0..ins[1].dim(0).min(ins[4].dim(0)) {
+        let Some(pair) = inputs.pair(0, i, i) else { continue };
+        let peak = |t: usize| {
+            let words = pair.dots.iter().zip(&pair.log_omega).filter(|(_, w)| **w > f64::NEG_INFINITY);
+            words.map(|(c, _)| c[t] + 0.0).fold(f64::NEG_INFINITY, f64::max)
+        };
+        let (first, last) = inputs.segment(4, i);
+        let peaks: Vec<f64> = (0..last - first).map(peak).collect();
+        let mut by_size: Vec<usize> = (0..peaks.len()).collect();
+        by_size.sort_by(|a, b| peaks[*b].total_cmp(&peaks[*a]));
+        let (foreground, rest) = by_size.split_at(peaks.len().div_ceil(2));
+        let taken_out = if keep_background { foreground } else { rest };
+        taken_out.iter().for_each(|t| out.x_mut()[first + t] = 10.0 * f64::from(EXCLUDED));
+    }
+    vec![out]
 }

@@ -1,8 +1,9 @@
-//! Instances of the interaction ops: packed texts and videos with rows of length one.
+//! Instances of the interaction ops: packed texts and videos with rows of length one, or with a router's experts.
 
 use super::super::super::tensor::{Axis, Counts, DType, Dim, HostTensor};
 use super::super::{Class, Gradient, Sample, noise};
-use super::{EXCLUDED, Interact, InteractGrad, InteractPairs};
+use super::routed::{Quirk, Router};
+use super::{EXCLUDED, Foreground, Interact, InteractGrad, InteractPairs};
 
 /// Axes of ragged samples.
 const TEXTS: Axis = Axis(0);
@@ -24,6 +25,7 @@ struct Case {
     weights: bool,
     bias: bool,
     views: usize,
+    router: Option<Router>,
     /// Length of all rows; the fast path of the CPU is for cosines alone.
     length: f64,
     /// Capacities beyond the true sizes.
@@ -43,6 +45,7 @@ fn case(name: &'static str, words: &[usize], frames: &[usize], width: usize) -> 
         weights: true,
         bias: true,
         views: 0,
+        router: None,
         length: 1.0,
         ragged: false,
         // WGSL allows exp an error of 3 + 2|x| units in the last place, and |x| reaches 2/τ = 40: 1e-5 each, more where
@@ -51,7 +54,7 @@ fn case(name: &'static str, words: &[usize], frames: &[usize], width: usize) -> 
     }
 }
 
-fn cases() -> Vec<Case> {
+fn plain_cases() -> Vec<Case> {
     let long_words: Vec<usize> = (0..9).map(|i| [248, 1, 77, 32, 5, 129, 16, 200, 31][i]).collect();
     let long_frames: Vec<usize> = (0..9).map(|i| [257, 12, 1, 64, 100, 3, 16, 200, 33][i]).collect();
     let many = |n: usize, most: usize| (0..n).map(|i| 1 + (i * 7 + i * i) % most).collect::<Vec<usize>>();
@@ -85,6 +88,49 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Cases with a router.
+fn routed_cases() -> Vec<Case> {
+    let many = |n: usize, most: usize| (0..n).map(|i| 1 + (i * 5 + i * i) % most).collect::<Vec<usize>>();
+    let with = |name, words: &[usize], frames: &[usize], width, router| Case {
+        router: Some(router),
+        ..case(name, words, frames, width)
+    };
+    let soft = Router::new(4, 4);
+    let picked = Router::new(8, 2);
+    let holes = Case {
+        words: vec![None, Some(3), Some(0), Some(1), None, Some(17)],
+        ragged: true,
+        ..with("routed, ragged with empty texts and videos", &[], &[0, 4, 1, 0, 7, 0], 13, picked)
+    };
+    let sharp = Case { temperature: 0.01, ..with("routed, sharp", &[6, 2], &[5, 9], 6, soft) };
+    let bare = Case { weights: false, bias: false, ..with("routed, uniform", &[2, 6], &[3, 5], 8, soft) };
+    let long = Case { views: 1, ..with("routed, one long text and video", &[70, 3], &[150, 2], 5, Router::new(3, 3)) };
+    vec![
+        with("one slot", &[5, 2], &[4, 3], 8, Router::new(1, 1)),
+        with("one slot of three experts", &[5, 2], &[4, 3], 8, Router::new(3, 1)),
+        with("four experts, soft", &[4, 7], &[5, 6], 8, soft),
+        with("two of eight experts", &[4, 7], &[5, 6], 8, picked),
+        with("two kept of four", &[4, 7], &[5, 6], 8, Router { kept: 2, ..soft }),
+        with("kept of equals", &[4, 7], &[5, 6], 8, Router { kept: 2, quirk: Quirk::Ties, ..soft }),
+        with("unknown experts", &[4, 7], &[8, 6], 8, Router { quirk: Quirk::Unknown, ..picked }),
+        with("frames without a direction", &[4, 7], &[5, 6], 8, Router { quirk: Quirk::Faint, ..soft }),
+        with("routed, nothing", &[], &[], 4, soft),
+        with("routed, no video", &[3, 2], &[], 4, soft),
+        with("routed, prime width", &[7, 3, 11], &[5, 2, 13], 37, Router::new(5, 3)),
+        Case { views: 2, ..with("routed, views", &[4, 1, 6], &[6, 3, 1], 11, Router { kept: 2, ..Router::new(3, 3) }) },
+        holes,
+        sharp,
+        bare,
+        long,
+        Case { class: Class::Full, ragged: true, ..with("routed, many tiles", &many(61, 40), &many(83, 20), 32, soft) },
+        Case { class: Class::Full, ..with("sixteen experts, soft", &many(40, 30), &many(37, 70), 24, Router::new(16, 16)) },
+    ]
+}
+
+fn cases() -> Vec<Case> {
+    plain_cases().into_iter().chain(routed_cases()).collect()
+}
+
 fn bench(name: &'static str, texts: usize, videos: usize, width: usize) -> Case {
     Case { class: Class::Bench, weights: false, bias: false, ..case(name, &vec![32; texts], &vec![12; videos], width) }
 }
@@ -94,8 +140,13 @@ fn all_pairs() -> Case {
     bench("1000x1000x32x12x512", 1000, 1000, 512)
 }
 
+/// The same with a router: four experts for every frame.
+fn routed_bench(name: &'static str, texts: usize, videos: usize, width: usize) -> Case {
+    Case { router: Some(Router::new(4, 4)), ..bench(name, texts, videos, width) }
+}
+
 /// Rows of one length. Large tensors repeat a table of noise with an odd period, which is quick and never aligned.
-fn rows(sizes: &[usize], length: f64, seed: u64) -> HostTensor {
+pub fn rows(sizes: &[usize], length: f64, seed: u64) -> HostTensor {
     let (count, width) = (sizes[0], sizes[1]);
     let table = noise(&[(count * width).clamp(1, 100_003)], seed);
     let table = table.x();
@@ -126,6 +177,7 @@ impl Case {
             relevance_temperature: self.relevance_temperature,
             max_words: self.rows().max().unwrap_or(1) as u32,
             max_frames: self.frames.iter().copied().max().unwrap_or(1) as u32,
+            kept: self.router.map_or(0, |r| r.kept),
         }
     }
     /// Rows of each text.
@@ -172,11 +224,18 @@ impl Case {
         s = s.with(DType::F32, &[words, width], |sizes| rows(sizes, self.length, 1));
         s = s.with(DType::U32, &[texts, Dim::Fixed(2)], |sizes| HostTensor::u32(sizes, segments(self.rows())));
         s = if self.weights { s.with(DType::F32, &[words], |_| self.log_omega()) } else { s.absent() };
-        s = s.with(DType::F32, &[frames, width], |sizes| rows(sizes, self.length, 2));
+        let slots = self.router.map_or(1, |r| r.slots);
+        s = s.with(DType::F32, &[frames, Dim::Fixed(slots * self.width)], |sizes| match self.router {
+            Some(router) => router.experts(sizes, self.width, self.length),
+            None => rows(sizes, self.length, 2),
+        });
         let lengths = self.frames.iter().copied();
         s = s.with(DType::U32, &[videos, Dim::Fixed(2)], |sizes| HostTensor::u32(sizes, segments(lengths)));
         s = if self.bias { s.normal(&[frames], 3) } else { s.absent() };
-        s = s.absent().absent().absent().absent();
+        s = match self.router {
+            Some(router) => router.operands(s, texts, frames),
+            None => s.absent().absent().absent().absent(),
+        };
         if self.views == 0 {
             return s.absent();
         }
@@ -185,20 +244,27 @@ impl Case {
 }
 
 pub fn forward() -> Vec<Sample> {
-    let samples = cases().into_iter().chain([all_pairs()]).map(|c| {
+    let routed = routed_bench("1000x1000x32x12x512, four experts", 1000, 1000, 512);
+    let samples = cases().into_iter().chain([all_pairs(), routed]).map(|c| {
         let masks = Gradient::None("the log-weights of views are masks; a test of its own checks the rest");
-        let gradient = if c.views > 0 { masks } else { Gradient::Finite };
+        let step = c.router.and_then(|r| r.gradient());
+        let gradient = if c.views > 0 { masks } else { step.unwrap_or(Gradient::Finite) };
         c.sample(c.op()).gradient(gradient)
     });
     samples.collect()
 }
 
 pub fn backward() -> Vec<Sample> {
-    let training =
-        [bench("training 128x128x32x12x512", 128, 128, 512), bench("training 128x128x32x12x128", 128, 128, 128)];
+    let training = [
+        bench("training 128x128x32x12x512", 128, 128, 512),
+        bench("training 128x128x32x12x128", 128, 128, 128),
+        routed_bench("training 128x128x32x12x512, four experts", 128, 128, 512),
+    ];
     let samples = cases().into_iter().chain(training).map(|c| {
         let [texts, videos, _, frames] = c.dims();
         let s = c.sample(InteractGrad(c.op())).gradient(Gradient::None("is itself a gradient"));
+        // The gate of a single slot gains nothing: terms of about 1 cancel.
+        let s = if c.router.is_some_and(|r| r.slots == 1) { s.floor(4, 1.0).floor(5, 1.0) } else { s };
         let s = s.normal(&[texts, videos], 51);
         let s = if c.views > 0 { s.normal(&[Dim::Fixed(c.views), texts, videos], 52) } else { s.absent() };
         if c.class == Class::Bench { s.absent() } else { s.normal(&[texts, frames], 53) }
@@ -209,7 +275,8 @@ pub fn backward() -> Vec<Sample> {
 pub fn pairs() -> Vec<Sample> {
     let cases = cases().into_iter().filter(|c| c.views == 0);
     let rerank = bench("re-rank 10 texts x 100 videos", 10, 1000, 512);
-    let samples = cases.chain([rerank]).map(|c| {
+    let routed = routed_bench("re-rank 10 texts x 100 videos, four experts", 10, 1000, 512);
+    let samples = cases.chain([rerank, routed]).map(|c| {
         let (texts, videos) = (c.words.len(), c.frames.len());
         // Runs of one text, as re-ranking makes them, and strangers among them; the last names nobody.
         let count = if c.class == Class::Bench { 1000 } else { 3 * texts + 5 };
@@ -223,6 +290,30 @@ pub fn pairs() -> Vec<Sample> {
         let rows = Dim::Fixed(list.len() / 2);
         s.gradient(Gradient::None(none))
             .with(DType::U32, &[rows, Dim::Fixed(2)], |sizes| HostTensor::u32(sizes, list.clone()))
+    });
+    samples.collect()
+}
+
+/// Text i belongs to video i: of each case as many of both as it has pairs.
+pub fn foreground() -> Vec<Sample> {
+    let cases = cases().into_iter().filter(|c| c.views == 0 && c.class != Class::Bench);
+    let paired = cases.map(|mut c| {
+        let pairs = c.words.len().min(c.frames.len());
+        // A ragged batch may hold videos that no text belongs to.
+        c.words.truncate(pairs);
+        if !c.ragged {
+            c.frames.truncate(pairs);
+        }
+        c
+    });
+    let training = routed_bench("training 128x32x12x512, four experts", 128, 128, 512);
+    let twins = Case { length: 0.0, ..case("frames that are all the same", &[4, 3], &[5, 8], 6) };
+    let samples = paired.chain([twins, training]).map(|c| {
+        let op = Foreground { interact: c.op(), keep_background: c.name.len() % 2 == 0 };
+        let mut s = c.sample(op).gradient(Gradient::None("a mask"));
+        s.metas.truncate(10);
+        s.ins.truncate(10);
+        s
     });
     samples.collect()
 }

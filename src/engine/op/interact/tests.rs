@@ -7,7 +7,7 @@ use super::super::super::graph::{Graph, Value};
 use super::super::super::scheduler::plan::{Region, StateLayout, plan};
 use super::super::super::tensor::{DType, Dim, HostTensor, Meta};
 use super::super::{Class, Op, Sample};
-use super::{INTERACT, INTERACT_GRAD, INTERACT_PAIRS, Interact};
+use super::{FOREGROUND, INTERACT, INTERACT_GRAD, INTERACT_PAIRS, Interact};
 use crate::random::Random;
 use std::sync::Arc;
 
@@ -28,17 +28,52 @@ fn refusal(op: &impl Op, metas: &[Meta]) -> String {
     op.infer(metas).expect_err("must be refused").to_string()
 }
 
+/// The operands of a problem with two slots a frame, of three experts.
+fn routed_metas() -> Vec<Meta> {
+    let f = |dims: &[usize]| Meta::f32(&dims.iter().map(|d| Dim::Fixed(*d)).collect::<Vec<_>>()).unwrap();
+    let mut given = metas();
+    given[3] = f(&[7, 8]);
+    given[6] = f(&[2, 3]);
+    given[7] = f(&[7, 2]);
+    given[8] = Meta::u32(&[Dim::Fixed(7), Dim::Fixed(2)]).unwrap();
+    given[9] = f(&[7, 4]);
+    given
+}
+
 #[test]
-fn operands_that_are_not_supported_yet_are_refused_by_name() {
-    assert!(INTERACT.infer(&metas()).is_ok());
-    let names = ["router_text", "router_frame", "slot_table", "gram"];
-    for (i, name) in (6..10).zip(names) {
-        let mut given = metas();
-        let dims =
-            if i == 9 { vec![Dim::Fixed(7), Dim::Fixed(1), Dim::Fixed(1)] } else { vec![Dim::Fixed(7), Dim::Fixed(1)] };
-        given[i] = Meta::new(if i == 8 { DType::U32 } else { DType::F32 }, &dims).unwrap();
-        assert!(refusal(&INTERACT, &given).contains(name), "{}", refusal(&INTERACT, &given));
+fn a_router_that_does_not_fit_is_refused() {
+    assert!(INTERACT.infer(&metas()).is_ok() && INTERACT.infer(&routed_metas()).is_ok());
+    let f = |dims: &[usize]| Meta::f32(&dims.iter().map(|d| Dim::Fixed(*d)).collect::<Vec<_>>()).unwrap();
+    let cases = [
+        (6, Meta::absent(), "router_text (operand 6) is absent"),
+        (7, Meta::absent(), "router_frame (operand 7) is absent"),
+        (9, Meta::absent(), "gram (operand 9) is absent"),
+        (6, f(&[3, 3]), "router_text"),
+        (7, f(&[6, 2]), "router_frame"),
+        (7, f(&[7, 0]), "1 to 16 slots"),
+        (7, f(&[7, 17]), "1 to 16 slots"),
+        (8, f(&[7, 2]), "slot_table (operand 8) must be u32"),
+        (8, Meta::absent(), "without a slot_table"),
+        (9, f(&[7, 2, 2]), "gram (operand 9)"),
+        (9, f(&[7, 2]), "gram"),
+        (3, f(&[7, 4]), "width of frames"),
+    ];
+    for (i, meta, what) in cases {
+        let mut given = routed_metas();
+        given[i] = meta;
+        assert!(refusal(&INTERACT, &given).contains(what), "{}", refusal(&INTERACT, &given));
     }
+    let table_alone = [&metas()[..8], &routed_metas()[8..9], &metas()[9..]].concat();
+    assert!(refusal(&INTERACT, &table_alone).contains("router_text (operand 6) is absent"));
+}
+
+#[test]
+fn a_foreground_is_of_pairs() {
+    let fixed = Dim::Fixed;
+    let mut given = metas()[..10].to_vec();
+    assert!(refusal(&FOREGROUND, &given).contains("pairs"));
+    given[4] = Meta::u32(&[fixed(2), fixed(2)]).unwrap();
+    assert_eq!(FOREGROUND.infer(&given).unwrap(), [Meta::f32(&[fixed(1), fixed(7)]).unwrap()]);
 }
 
 #[test]
@@ -87,7 +122,8 @@ fn the_gradient_under_views_agrees_with_finite_differences() {
     let mut checked = 0;
     for sample in INTERACT_GRAD.samples().iter().filter(|s| s.class == Class::Tiny && !s.ins[12].is_absent()) {
         let name = sample.name.as_str();
-        let attributes = Interact { max_words: 64, max_frames: 64, ..INTERACT };
+        let kept = if sample.ins[7].is_absent() { 0 } else { 2 };
+        let attributes = Interact { max_words: 128, max_frames: 256, kept, ..INTERACT };
         let given = &sample.ins;
         let loss = |ins: &[HostTensor]| -> f64 {
             let outs = super::reference::scores(&attributes, &ins[..11]);
@@ -95,7 +131,8 @@ fn the_gradient_under_views_agrees_with_finite_differences() {
             dot(&outs[0], &given[11]) + dot(&outs[1], &given[12]) + dot(&outs[2], &given[13])
         };
         let gradients = super::reference::gradients(&attributes, given);
-        for (operand, gradient) in [(0, 0), (2, 1), (3, 2), (5, 3)] {
+        let given_ones = super::GRADIENTS.into_iter().enumerate().filter(|(_, i)| !given[*i].is_absent());
+        for (gradient, operand) in given_ones {
             let gradient = gradients[gradient].x();
             let scale = gradient.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
             for e in (0..gradient.len()).step_by(gradient.len().div_ceil(40)) {

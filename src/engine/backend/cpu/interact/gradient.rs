@@ -11,11 +11,15 @@
 //!    every text tile, in parallel:   dW += Gᵀ·E over the video tiles of the chunk, in order; d ln ω likewise
 //! ```
 //!
+//! With a router a frame has k rows of dot products x: step 1 mixes them into C as in the forward pass, and turns the
+//! gradient of C into that of x, where G then is; what the gates of the tile's frames and texts gain stands behind it.
+//!
 //! Chunks follow one another, sums have a fixed order: the number of threads changes no bit.
 
 use super::pool::{self, Dots, Scales};
-use super::tiles::{Desks, GradientBuffers, PoolBuffers, Problem, Scratch, Shape, Tile};
-use super::{Call, FRAMES, WORDS};
+use super::route::{GateBuffers, GateGradients, Router};
+use super::tiles::{Desk, Desks, GradientBuffers, PoolBuffers, Problem, Scratch, Shape, Tile, pad};
+use super::{Call, WORDS};
 use crate::engine::backend::cpu::{Matrix, MatrixMut, matmul};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -35,6 +39,9 @@ struct Gradients<'a> {
     log_omega: &'a mut [f32],
     frames: &'a mut [f32],
     bias: &'a mut [f32],
+    router_text: &'a mut [f32],
+    router_frame: &'a mut [f32],
+    gram: &'a mut [f32],
 }
 
 /// Tiles of one chunk.
@@ -49,10 +56,12 @@ struct Chunk<'a> {
 
 pub fn interact_grad(call: &mut Call) {
     let shape = Shape::of(call);
-    let [words, texts, log_omega, frames, videos, bias, log_weights, ds, dviews, drho, rest @ ..] = call.args::<16>();
-    let [mut dwords, mut dlog_omega, mut dframes, mut dbias, mut tiles, mut scratch] = rest;
+    let [words, texts, log_omega, frames, videos, bias, router @ ..] = call.args::<23>();
+    let [g, h, table, gram, log_weights, ds, dviews, drho, outs @ ..] = router;
+    let [mut dwords, mut dlog_omega, mut dframes, mut dbias, mut dg, mut dh, mut dgram, mut tiles, mut scratch] = outs;
     let operands = [words.f32(), log_omega.f32(), frames.f32(), bias.f32()];
-    let mut problem = Problem::new(shape, operands, [texts.u32(), videos.u32()]);
+    let router = Router::new(&shape, [g.f32(), h.f32(), gram.f32()], table.u32());
+    let mut problem = Problem::new(shape, operands, [texts.u32(), videos.u32()], router);
     problem.log_weights = log_weights.f32();
     let seeds = Seeds { scores: ds.f32(), view_scores: dviews.f32(), relevance: drho.f32() };
     let mut out = Gradients {
@@ -60,16 +69,17 @@ pub fn interact_grad(call: &mut Call) {
         log_omega: dlog_omega.f32_mut(),
         frames: dframes.f32_mut(),
         bias: dbias.f32_mut(),
+        router_text: dg.f32_mut(),
+        router_frame: dh.f32_mut(),
+        gram: dgram.f32_mut(),
     };
-    for x in [&mut out.words, &mut out.log_omega, &mut out.frames, &mut out.bias] {
-        x.fill(0.0);
-    }
-    let sizes = Scratch { max_words: shape.max_words, max_frames: shape.max_frames };
+    out.each().into_iter().for_each(|x| x.fill(0.0));
+    let sizes = Scratch::of(&shape);
     let desks = Desks::new(scratch.f32_mut(), sizes.gradient_floats());
-    let (text_tiles, video_tiles) = (problem.texts.tiles(WORDS), problem.videos.tiles(FRAMES));
+    let (text_tiles, video_tiles) = (problem.texts.tiles(WORDS), problem.videos.tiles(sizes.tile_frames()));
     // Chunks are cut by capacity: what a batch holds does not change them.
     let (per_text, per_video) =
-        sizes.chunk(words.f32().len() / shape.width.max(1), frames.f32().len() / shape.width.max(1));
+        sizes.chunk(words.f32().len() / shape.width.max(1), frames.f32().len() / (shape.slots * shape.width).max(1));
     for videos in (0..video_tiles).step_by(per_video).map(|b| b..(b + per_video).min(video_tiles)) {
         for texts in (0..text_tiles).step_by(per_text).map(|b| b..(b + per_text).min(text_tiles)) {
             let floats = texts.len() * videos.len() * sizes.tile_floats();
@@ -93,38 +103,46 @@ fn fill_tile(
     tile: &mut [f32],
     desk: &mut [f32],
 ) {
-    let (texts, videos) = (problem.texts.tile(text, WORDS), problem.videos.tile(video, FRAMES));
-    let (block, pool, rest) = sizes.cut(desk);
-    let d = sizes.cut_gradient(rest);
-    problem.dots(&texts, &videos, block, sizes.stride());
+    let (texts, videos) = (problem.texts.tile(text, WORDS), problem.videos.tile(video, sizes.tile_frames()));
+    let mut desk = sizes.cut(desk);
+    let d = sizes.cut_gradient(&mut desk);
+    problem.dots(&texts, &videos, desk.block, sizes.stride());
+    if problem.router.is_there() {
+        problem.router.load(videos.first..videos.first + videos.rows, 0, &mut desk.gates);
+    }
     tile.fill(0.0);
-    let (g, dlog_omega) = tile.split_at_mut(tile.len() - sizes.stride());
+    let (g, dlog_omega, dgates) = sizes.cut_tile(tile);
+    let Desk { block, pool, gates, .. } = desk;
     Arch::new().dispatch(GradientTile {
         problem,
+        sizes,
         seeds,
         texts,
         videos,
         block,
-        stride: sizes.stride(),
         pool,
+        gates,
         d,
         g,
         dlog_omega,
+        dgates,
     });
 }
 
 /// Turns a tile's dot products into their gradient.
 struct GradientTile<'a> {
     problem: &'a Problem<'a>,
+    sizes: Scratch,
     seeds: Seeds<'a>,
     texts: Tile,
     videos: Tile,
     block: &'a [f32],
-    stride: usize,
     pool: PoolBuffers<'a>,
+    gates: GateBuffers<'a>,
     d: GradientBuffers<'a>,
     g: &'a mut [f32],
     dlog_omega: &'a mut [f32],
+    dgates: GateGradients<'a>,
 }
 
 impl WithSimd for GradientTile<'_> {
@@ -141,10 +159,18 @@ impl WithSimd for GradientTile<'_> {
             let log_weights = self.problem.log_omega.get(first..first + count).unwrap_or(&[]);
             let Some(tame) = pool::prepare_text(s, count, log_weights, &mut self.pool) else { continue };
             self.d.domega[..pool::whole::<S>(count)].fill(0.0);
+            let router = &self.problem.router;
+            if router.is_there() {
+                router.gates(i, self.videos.rows, &mut self.gates);
+                self.gates.y.fill(0.0);
+            }
             for j in self.videos.items.clone() {
                 self.pair(s, (i, words.clone(), tame), j);
             }
             self.dlog_omega[words.start..words.start + count].copy_from_slice(&self.d.domega[..count]);
+            if router.is_there() {
+                router.add_gradient(self.videos.rows, words.start, &mut self.gates, &mut self.dgates);
+            }
         }
     }
 }
@@ -160,8 +186,18 @@ impl GradientTile<'_> {
         }
         let scales = Scales::new(shape.tau, shape.relevance_tau);
         let rows = self.videos.first + frames.start..self.videos.first + frames.end;
-        let dots = Dots::new(self.block, self.stride, frames.clone(), words.clone());
         let (count, width) = (words.len() - 1, pool::whole::<S>(words.len() - 1));
+        let stride = self.sizes.stride();
+        let router = &self.problem.router;
+        // The mixed dot products lie apart from the buffers that are written.
+        let mixed = std::mem::take(&mut self.d.mixed);
+        let dots = if router.is_there() {
+            let to_stride = pad(self.sizes.max_words);
+            router.mix((self.block, stride), (mixed, to_stride), frames.clone(), words.clone(), &self.gates);
+            Dots::new(mixed, to_stride, 0..frames.len(), 0..words.len())
+        } else {
+            Dots::new(self.block, stride, frames.clone(), words.clone())
+        };
         self.d.g[..frames.len() * width].fill(0.0);
         self.d.dsentence[..frames.len()].fill(0.0);
         for view in 0..=shape.views {
@@ -170,10 +206,18 @@ impl GradientTile<'_> {
                 pool::add_gradient(s, dots, scales, tame, seed, &mut self.pool, &mut self.d);
             }
         }
+        self.d.mixed = mixed;
         for (t, row) in frames.enumerate() {
-            let target = &mut self.g[row * self.stride + words.start..][..count + 1];
-            target[..count].copy_from_slice(&self.d.g[t * width..][..count]);
-            target[count] = self.d.dsentence[t];
+            let (dwords, dsentence) = (&self.d.g[t * width..][..count], self.d.dsentence[t]);
+            if router.is_there() {
+                let at = (row, words.start);
+                router.unmix((self.block, self.g, stride), (dwords, dsentence), at, &mut self.gates);
+                self.dgates.bias[row] += shape.relevance_tau * dsentence;
+            } else {
+                let target = &mut self.g[row * stride + words.start..][..count + 1];
+                target[..count].copy_from_slice(dwords);
+                target[count] = dsentence;
+            }
         }
     }
 }
@@ -198,68 +242,139 @@ impl<'a> Seeds<'a> {
     }
 }
 
+impl<'a> Gradients<'a> {
+    fn each(&mut self) -> [&mut &'a mut [f32]; 7] {
+        let Gradients { words, log_omega, frames, bias, router_text, router_frame, gram } = self;
+        [words, log_omega, frames, bias, router_text, router_frame, gram]
+    }
+}
+
+/// The gradients of one tile of frames; empty where nobody wants them.
+struct FrameGradients<'a> {
+    frames: &'a mut [f32],
+    bias: &'a mut [f32],
+    router: &'a mut [f32],
+    gram: &'a mut [f32],
+}
+
+/// The gradients of one tile of words.
+struct WordGradients<'a> {
+    words: &'a mut [f32],
+    log_omega: &'a mut [f32],
+    router: &'a mut [f32],
+}
+
+/// Parts of a gradient tile.
+const G: usize = 0;
+const LOG_OMEGA: usize = 1;
+const BIAS: usize = 2;
+const ROUTER_FRAME: usize = 3;
+const GRAM: usize = 4;
+const ROUTER_TEXT: usize = 5;
+
 impl Chunk<'_> {
     /// Adds what this chunk's tiles contribute. Each task owns the rows of one tile of words or of frames.
     fn accumulate(&self, out: &mut Gradients) {
         let (word_segments, frame_segments) = (&self.problem.texts, &self.problem.videos);
-        let d = self.problem.shape.width;
+        let (d, k, experts) = (self.problem.shape.width, self.sizes.slots, self.sizes.experts);
         rayon::scope(|scope| {
             let (mut words, mut log_omega) = (Rows::new(out.words, d), Rows::new(out.log_omega, 1));
+            let mut router = Rows::new(out.router_text, experts);
             for text in self.texts.clone() {
                 let tile = word_segments.tile(text, WORDS);
-                let (dwords, dlog_omega) = (words.take(&tile), log_omega.take(&tile));
-                scope.spawn(move |_| self.add_words(text, &tile, dwords, dlog_omega));
+                let span = tile.first..tile.first + tile.rows;
+                let mine = WordGradients {
+                    words: words.take(&span),
+                    log_omega: log_omega.take(&span),
+                    router: router.take(&tile.items),
+                };
+                scope.spawn(move |_| self.add_words(text, &tile, mine));
             }
-            let (mut frames, mut bias) = (Rows::new(out.frames, d), Rows::new(out.bias, 1));
+            let (mut frames, mut bias) = (Rows::new(out.frames, k * d), Rows::new(out.bias, 1));
+            let (mut router, mut gram) = (Rows::new(out.router_frame, k), Rows::new(out.gram, k * k));
             for video in self.videos.clone() {
-                let tile = frame_segments.tile(video, FRAMES);
-                let (dframes, dbias) = (frames.take(&tile), bias.take(&tile));
-                scope.spawn(move |_| self.add_frames(video, &tile, dframes, dbias));
+                let tile = frame_segments.tile(video, self.sizes.tile_frames());
+                let span = tile.first..tile.first + tile.rows;
+                let mine = FrameGradients {
+                    frames: frames.take(&span),
+                    bias: bias.take(&span),
+                    router: router.take(&span),
+                    gram: gram.take(&span),
+                };
+                scope.spawn(move |_| self.add_frames(video, &tile, mine));
             }
         });
     }
 
-    /// The gradient tile of a text tile with a video tile: G, then d ln ω.
-    fn tile(&self, text: usize, video: usize) -> (&[f32], &[f32]) {
+    /// A part of the gradient tile of a text tile with a video tile.
+    fn part(&self, text: usize, video: usize, part: usize) -> &[f32] {
         let index = (text - self.texts.start) * self.videos.len() + video - self.videos.start;
         let tile = &self.tiles[index * self.sizes.tile_floats()..][..self.sizes.tile_floats()];
-        tile.split_at(tile.len() - self.sizes.stride())
+        self.sizes.tile_part(tile, part)
     }
 
-    fn add_words(&self, text: usize, tile: &Tile, dwords: &mut [f32], dlog_omega: &mut [f32]) {
-        let (d, stride) = (self.problem.shape.width, self.sizes.stride());
+    fn add_words(&self, text: usize, tile: &Tile, out: WordGradients) {
+        let (d, k, stride) = (self.problem.shape.width, self.sizes.slots, self.sizes.stride());
         for video in self.videos.clone() {
-            let (g, domega) = self.tile(text, video);
-            let videos = self.problem.videos.tile(video, FRAMES);
-            if !dwords.is_empty() && videos.rows > 0 {
-                let g = Matrix { data: g, row: 1, col: stride };
-                let frames = Matrix { data: &self.problem.frames[videos.first * d..], row: d, col: 1 };
-                matmul(tile.rows, d, videos.rows, MatrixMut { data: dwords, row: d }, 1.0, g, frames);
+            let videos = self.problem.videos.tile(video, self.sizes.tile_frames());
+            if !out.words.is_empty() && videos.rows > 0 {
+                let g = Matrix { data: self.part(text, video, G), row: 1, col: stride };
+                let frames = Matrix { data: &self.problem.frames[videos.first * k * d..], row: d, col: 1 };
+                matmul(tile.rows, d, videos.rows * k, MatrixMut { data: out.words, row: d }, 1.0, g, frames);
             }
-            dlog_omega.iter_mut().zip(domega).for_each(|(sum, x)| *sum += x);
+            let dlog_omega = self.part(text, video, LOG_OMEGA);
+            out.log_omega.iter_mut().zip(dlog_omega).for_each(|(sum, x)| *sum += x);
+            if !out.router.is_empty() {
+                self.add_router_text(tile, self.part(text, video, ROUTER_TEXT), out.router);
+            }
         }
     }
 
-    fn add_frames(&self, video: usize, tile: &Tile, dframes: &mut [f32], dbias: &mut [f32]) {
-        let (d, stride) = (self.problem.shape.width, self.sizes.stride());
+    /// Each text's part stands at its first row.
+    fn add_router_text(&self, tile: &Tile, parts: &[f32], out: &mut [f32]) {
+        let experts = self.sizes.experts;
+        for (i, sums) in tile.items.clone().zip(out.chunks_exact_mut(experts)) {
+            let words = tile.local(&self.problem.texts, i);
+            if words.len() >= 2 {
+                sums.iter_mut().zip(&parts[words.start * experts..]).for_each(|(sum, x)| *sum += x);
+            }
+        }
+    }
+
+    fn add_frames(&self, video: usize, tile: &Tile, out: FrameGradients) {
+        let (d, k, stride) = (self.problem.shape.width, self.sizes.slots, self.sizes.stride());
         for text in self.texts.clone() {
-            let (g, _) = self.tile(text, video);
             let texts = self.problem.texts.tile(text, WORDS);
-            if !dframes.is_empty() && texts.rows > 0 {
+            let g = self.part(text, video, G);
+            if !out.frames.is_empty() && texts.rows > 0 {
                 let words = Matrix { data: &self.problem.words[texts.first * d..], row: d, col: 1 };
                 let g = Matrix { data: g, row: stride, col: 1 };
-                matmul(tile.rows, d, texts.rows, MatrixMut { data: dframes, row: d }, 1.0, g, words);
+                matmul(tile.rows * k, d, texts.rows, MatrixMut { data: out.frames, row: d }, 1.0, g, words);
+            }
+            if self.problem.router.is_there() {
+                let columns = self.sizes.gate_columns();
+                out.bias.iter_mut().zip(self.part(text, video, BIAS)).for_each(|(sum, x)| *sum += x);
+                add_transposed(out.router, self.part(text, video, ROUTER_FRAME), k, columns);
+                add_transposed(out.gram, self.part(text, video, GRAM), k * k, columns);
+                continue;
             }
             for i in texts.items.clone() {
                 let words = texts.local(&self.problem.texts, i);
                 if words.len() < 2 {
                     continue;
                 }
-                for (sum, row) in dbias.iter_mut().zip(g.chunks_exact(stride)) {
+                for (sum, row) in out.bias.iter_mut().zip(g.chunks_exact(stride)) {
                     *sum += self.problem.shape.relevance_tau * row[words.end - 1];
                 }
             }
         }
+    }
+}
+
+/// Adds `parts [width, columns]` to `out [rows, width]`.
+fn add_transposed(out: &mut [f32], parts: &[f32], width: usize, columns: usize) {
+    for (t, row) in out.chunks_exact_mut(width).enumerate() {
+        row.iter_mut().enumerate().for_each(|(s, sum)| *sum += parts[s * columns + t]);
     }
 }
 
@@ -274,14 +389,14 @@ impl<'a> Rows<'a> {
     fn new(all: &'a mut [f32], width: usize) -> Rows<'a> {
         Rows { rest: all, at: 0, width }
     }
-    /// The rows of a tile; none of a matrix that nobody wants, and none that were handed out before.
-    fn take(&mut self, tile: &Tile) -> &'a mut [f32] {
-        let end = (tile.first + tile.rows) * self.width;
-        if self.rest.is_empty() || tile.first * self.width < self.at || end > self.at + self.rest.len() {
+    /// These rows; none of a matrix that nobody wants, and none that were handed out before.
+    fn take(&mut self, rows: &Range<usize>) -> &'a mut [f32] {
+        let (begin, end) = (rows.start * self.width, rows.end * self.width);
+        if self.rest.is_empty() || begin < self.at || end < begin || end > self.at + self.rest.len() {
             return &mut [];
         }
-        let (_, behind) = std::mem::take(&mut self.rest).split_at_mut(tile.first * self.width - self.at);
-        let (mine, rest) = behind.split_at_mut(tile.rows * self.width);
+        let (_, behind) = std::mem::take(&mut self.rest).split_at_mut(begin - self.at);
+        let (mine, rest) = behind.split_at_mut(end - begin);
         self.rest = rest;
         self.at = end;
         mine

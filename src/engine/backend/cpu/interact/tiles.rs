@@ -1,6 +1,7 @@
 //! What the interaction kernels share: the operands, tiles of whole texts and whole videos, and scratch memory.
 
 use super::super::{Call, Matrix, MatrixMut, matmul};
+use super::route::{GateBuffers, GateGradients, Router};
 use super::{FRAMES, LANES, WORDS};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,11 +22,15 @@ pub struct Shape {
     pub max_frames: usize,
     pub tau: f32,
     pub relevance_tau: f32,
+    /// 0 without a router, which then has one slot.
+    pub experts: usize,
+    pub slots: usize,
+    pub kept: usize,
 }
 
 impl Shape {
     /// How many parameters [`Shape::of`] reads.
-    pub const WORDS: usize = 13;
+    pub const WORDS: usize = 16;
 
     pub fn of(call: &Call) -> Shape {
         let u = |i| call.u32(i) as usize;
@@ -43,11 +48,14 @@ impl Shape {
             max_frames: u(10),
             tau: call.f32(11),
             relevance_tau: call.f32(12),
+            experts: u(13),
+            slots: u(14),
+            kept: u(15),
         }
     }
 }
 
-/// Operands of a problem with one expert.
+/// The operands of a problem.
 #[derive(Copy, Clone)]
 pub struct Problem<'a> {
     pub shape: Shape,
@@ -60,13 +68,19 @@ pub struct Problem<'a> {
     /// β, or empty for zeros.
     pub bias: &'a [f32],
     pub log_weights: &'a [f32],
+    pub router: Router<'a>,
 }
 
 impl<'a> Problem<'a> {
-    pub fn new(shape: Shape, [words, log_omega, frames, bias]: [&'a [f32]; 4], tables: [&'a [u32]; 2]) -> Problem<'a> {
+    pub fn new(
+        shape: Shape,
+        [words, log_omega, frames, bias]: [&'a [f32]; 4],
+        tables: [&'a [u32]; 2],
+        router: Router<'a>,
+    ) -> Problem<'a> {
         let texts = Segments { table: tables[0], count: shape.texts, rows: shape.words, longest: shape.max_words };
         let videos = Segments { table: tables[1], count: shape.videos, rows: shape.frames, longest: shape.max_frames };
-        Problem { shape, words, frames, texts, videos, log_omega, bias, log_weights: &[] }
+        Problem { shape, words, frames, texts, videos, log_omega, bias, log_weights: &[], router }
     }
     /// The biases and the log-weights of view `view` (0 is the factual one) of some frames; empty where there are none.
     pub fn prior(&self, view: usize, rows: Range<usize>) -> [&'a [f32]; 2] {
@@ -74,14 +88,14 @@ impl<'a> Problem<'a> {
         let weights = if view == 0 { None } else { self.log_weights.get(base + rows.start..base + rows.end) };
         [self.bias.get(rows).unwrap_or(&[]), weights.unwrap_or(&[])]
     }
-    /// Dot products of all frames of a tile (rows) with all words of another (columns).
+    /// Dot products of all frames of a tile (rows, one a slot) with all words of another (columns).
     pub fn dots(&self, texts: &Tile, videos: &Tile, block: &mut [f32], stride: usize) {
-        let d = self.shape.width;
-        let (m, n) = (videos.rows, texts.rows);
+        let (d, k) = (self.shape.width, self.shape.slots);
+        let (m, n) = (videos.rows * k, texts.rows);
         if m == 0 || n == 0 {
             return;
         }
-        let frames = Matrix { data: &self.frames[videos.first * d..], row: d, col: 1 };
+        let frames = Matrix { data: &self.frames[videos.first * k * d..], row: d, col: 1 };
         let words = Matrix { data: &self.words[texts.first * d..], row: 1, col: d };
         if d == 0 {
             block[..m * stride].fill(0.0);
@@ -157,50 +171,77 @@ pub const fn pad(n: usize) -> usize {
 pub struct Scratch {
     pub max_words: usize,
     pub max_frames: usize,
+    pub slots: usize,
+    /// 0 without a router.
+    pub experts: usize,
 }
 
 /// Most bytes that the gradient tiles of a chunk may take.
 const CHUNK_BYTES: u64 = 64 << 20;
 
 impl Scratch {
-    pub fn new(max_words: u32, max_frames: u32) -> Scratch {
-        Scratch { max_words: max_words as usize, max_frames: max_frames as usize }
+    /// Of an op's launch.
+    pub fn of(shape: &Shape) -> Scratch {
+        let Shape { max_words, max_frames, slots, experts, .. } = *shape;
+        Scratch { max_words, max_frames, slots, experts }
+    }
+    /// Rows of frames within which the videos of a tile begin.
+    pub fn tile_frames(&self) -> usize {
+        (FRAMES / self.slots).max(1)
+    }
+    /// The most frames of a tile.
+    fn frames(&self) -> usize {
+        self.tile_frames() + self.max_frames
     }
     /// From one row of a block of dot products to the next.
     pub fn stride(&self) -> usize {
         pad(WORDS + self.max_words)
     }
     fn block(&self) -> usize {
-        self.stride() * (FRAMES + self.max_frames)
+        self.stride() * self.frames() * self.slots
     }
     /// Sizes of [`PoolBuffers`], in its order.
     fn pool(&self) -> [usize; 6] {
         let (words, frames) = (pad(self.max_words), pad(self.max_frames));
-        [words, words, frames, frames, pad(FRAMES + self.max_frames), 2 * LANES * self.max_frames]
+        [words, words, frames, frames, pad(self.frames()), 2 * LANES * self.max_frames]
     }
-    /// Sizes of [`GradientBuffers`], in its order.
-    fn gradient(&self) -> [usize; 10] {
+    /// Columns of [`GateBuffers`]; none without a router.
+    fn columns(&self) -> usize {
+        if self.experts == 0 { 0 } else { pad(self.frames()) }
+    }
+    /// Sizes of [`GateBuffers`], in its order, y left out.
+    fn gates(&self) -> [usize; 8] {
+        let (one, slots) = (self.columns(), self.columns() * self.slots);
+        [slots, slots, slots * self.slots, slots, slots, one, one, one]
+    }
+    /// Sizes of [`GradientBuffers`], in its order, and of y.
+    fn gradient(&self) -> [usize; 12] {
         let (words, frames) = (pad(self.max_words), pad(self.max_frames));
         let pair = self.max_frames * words;
-        [pair, pair, pair, words, words, words, frames, frames, frames, frames]
+        let mixed = if self.experts == 0 { 0 } else { pair };
+        [pair, pair, pair, words, words, words, frames, frames, frames, frames, mixed, self.columns() * self.slots]
     }
     pub fn forward_floats(&self) -> usize {
-        self.block() + self.pool().iter().sum::<usize>()
+        self.block() + self.pool().iter().sum::<usize>() + self.gates().iter().sum::<usize>()
     }
     pub fn gradient_floats(&self) -> usize {
         self.forward_floats() + self.gradient().iter().sum::<usize>()
     }
     pub fn pair_floats(&self, width: usize) -> usize {
-        self.forward_floats() + pad((FRAMES + self.max_frames) * width)
+        self.forward_floats() + pad(self.frames() * self.slots * width)
     }
-    /// Floats of one gradient tile: the gradient of its dot products, then that of its words' log-weights.
+    /// Parts of one gradient tile: that of its dot products, of its words' log-weights, then [`GateGradients`].
+    fn tile_parts(&self) -> [usize; 6] {
+        let (one, slots) = (self.columns(), self.columns() * self.slots);
+        [self.block(), self.stride(), one, slots, slots * self.slots, self.stride() * self.experts]
+    }
     pub fn tile_floats(&self) -> usize {
-        self.block() + self.stride()
+        self.tile_parts().iter().sum()
     }
     /// Word tiles and frame tiles of one chunk of the backward pass.
     pub fn chunk(&self, words: usize, frames: usize) -> (usize, usize) {
         let most = (CHUNK_BYTES as usize / 4 / self.tile_floats()).max(1);
-        let frame_tiles = frames.div_ceil(FRAMES).clamp(1, most);
+        let frame_tiles = frames.div_ceil(self.tile_frames()).clamp(1, most);
         (words.div_ceil(WORDS).clamp(1, (most / frame_tiles).max(1)), frame_tiles)
     }
 
@@ -219,16 +260,49 @@ impl Scratch {
         (4 * (w * f * self.tile_floats()) as u64).next_multiple_of(256)
     }
 
-    /// Cuts a thread's floats into the block of dot products, the buffers of pooling, and the rest.
-    pub fn cut<'a>(&self, floats: &'a mut [f32]) -> (&'a mut [f32], PoolBuffers<'a>, &'a mut [f32]) {
+    /// Cuts a thread's floats into the block of dot products, the buffers of pooling and of gates, and the rest.
+    pub fn cut<'a>(&self, floats: &'a mut [f32]) -> Desk<'a> {
         let (block, mut rest) = floats.split_at_mut(self.block());
         let [omega, log_omega, rho, log_rho, relevance, sums] = carve(self.pool(), &mut rest);
-        (block, PoolBuffers { omega, log_omega, rho, log_rho, relevance, sums }, rest)
+        let pool = PoolBuffers { omega, log_omega, rho, log_rho, relevance, sums };
+        let [logits, experts, gram, pi, weights, scale, a, b] = carve(self.gates(), &mut rest);
+        // Expert numbers are moved as bits, never as floats.
+        let experts = bytemuck::cast_slice_mut(experts);
+        let columns = self.columns();
+        let y = &mut [];
+        let gates = GateBuffers { columns, logits, experts, gram, pi, weights, scale, spare: [a, b], y };
+        Desk { block, pool, gates, rest }
     }
-    pub fn cut_gradient<'a>(&self, mut rest: &'a mut [f32]) -> GradientBuffers<'a> {
-        let [a, b, g, u, a_scale, domega, v, b_scale, dsentence, dlog_rho] = carve(self.gradient(), &mut rest);
-        GradientBuffers { a, b, g, u, a_scale, domega, v, b_scale, dsentence, dlog_rho }
+    /// Cuts the rest further, for a gradient.
+    pub fn cut_gradient<'a>(&self, desk: &mut Desk<'a>) -> GradientBuffers<'a> {
+        let [a, b, g, u, a_scale, domega, v, b_scale, dsentence, dlog_rho, mixed, y] =
+            carve(self.gradient(), &mut desk.rest);
+        desk.gates.y = y;
+        GradientBuffers { a, b, g, u, a_scale, domega, v, b_scale, dsentence, dlog_rho, mixed }
     }
+    /// Cuts a gradient tile.
+    pub fn cut_tile<'a>(&self, mut tile: &'a mut [f32]) -> (&'a mut [f32], &'a mut [f32], GateGradients<'a>) {
+        let [g, dlog_omega, bias, logits, gram, texts] = carve(self.tile_parts(), &mut tile);
+        (g, dlog_omega, GateGradients { bias, logits, gram, texts })
+    }
+    /// Where the parts of a gradient tile that [`Scratch::cut_tile`] gives begin and end.
+    pub fn tile_part<'a>(&self, tile: &'a [f32], part: usize) -> &'a [f32] {
+        let sizes = self.tile_parts();
+        let begin: usize = sizes[..part].iter().sum();
+        &tile[begin..begin + sizes[part]]
+    }
+    /// Frames from one row of a slot to the next in the parts of a tile that belong to gates.
+    pub fn gate_columns(&self) -> usize {
+        self.columns()
+    }
+}
+
+/// A thread's scratch memory, cut up.
+pub struct Desk<'a> {
+    pub block: &'a mut [f32],
+    pub pool: PoolBuffers<'a>,
+    pub gates: GateBuffers<'a>,
+    pub rest: &'a mut [f32],
 }
 
 fn carve<'a, const N: usize>(sizes: [usize; N], rest: &mut &'a mut [f32]) -> [&'a mut [f32]; N] {
@@ -253,7 +327,8 @@ pub struct PoolBuffers<'a> {
     pub sums: &'a mut [f32],
 }
 
-/// A thread's buffers for the gradient of one pair: `[frames, padded words]`, then per word, then per frame.
+/// A thread's buffers for the gradient of one pair: `[frames, padded words]`, then per word, then per frame; then the
+/// mixed dot products, sentence included.
 pub struct GradientBuffers<'a> {
     pub a: &'a mut [f32],
     pub b: &'a mut [f32],
@@ -265,6 +340,7 @@ pub struct GradientBuffers<'a> {
     pub b_scale: &'a mut [f32],
     pub dsentence: &'a mut [f32],
     pub dlog_rho: &'a mut [f32],
+    pub mixed: &'a mut [f32],
 }
 
 /// Scratch memory of every thread of the pool.
