@@ -7,13 +7,17 @@ use crate::engine::op::{Class, OPS};
 use crate::error::{Error, Result, bytes};
 use clap::Args;
 use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+mod samples;
 
 /// Say which devices there are, what is missing and how to get it; on request, whether one computes right.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   moviola doctor --json
-  moviola doctor --check --device wgpu       every op on this device against its f64 reference")]
+  moviola doctor --check --device wgpu       every op on this device against its f64 reference
+  moviola doctor --dump-samples contrast DIR an op's samples and what its f64 reference makes of them, as .npy")]
 pub struct Doctor {
     /// Run every op's samples on the device and compare with f64 references.
     #[arg(long)]
@@ -21,6 +25,9 @@ pub struct Doctor {
     /// Only small samples: seconds instead of minutes on slow devices.
     #[arg(long, requires = "check")]
     tiny: bool,
+    /// Write an op's small samples and what its f64 reference makes of them, for a second opinion from elsewhere.
+    #[arg(long, num_args = 2, value_names = ["OP", "DIR"], conflicts_with = "check")]
+    dump_samples: Option<Vec<PathBuf>>,
 }
 
 #[derive(Serialize)]
@@ -35,6 +42,9 @@ impl Doctor {
     pub fn run(&self, common: &Common) -> Result<()> {
         if self.check {
             return self.check(common);
+        }
+        if let Some([op, dir]) = self.dump_samples.as_deref() {
+            return dump(common, &op.to_string_lossy(), dir);
         }
         let findings = Findings {
             version: env!("CARGO_PKG_VERSION"),
@@ -73,6 +83,14 @@ impl Doctor {
         let what = format!("{} of {} samples disagree with their references", report.failures.len(), report.checked);
         Err(Error::device(report.device, what, "do not trust what it computes; update its driver, or use --device cpu"))
     }
+}
+
+fn dump(common: &Common, op: &str, dir: &Path) -> Result<()> {
+    let samples = samples::dump(op, dir)?;
+    let dir = dir.display();
+    output::result(common, &serde_json::json!({ "op": op, "samples": samples, "dir": dir.to_string() }), || {
+        format!("{samples} samples of {op} are in {dir}")
+    })
 }
 
 /// How the samples of all ops did.

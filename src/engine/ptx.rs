@@ -23,13 +23,16 @@ macro_rules! families {
 }
 
 families! {
+    BALANCE = "balance",
     CONTRAST = "contrast",
     EXPERTS = "experts",
     GATES = "gates",
+    DIVERGENCE = "divergence",
     GATHER = "gather",
     GROUPED = "grouped",
     INTERACT = "interact",
     LINEAR = "linear",
+    MARGIN = "margin",
     NORM = "norm",
     OPTIM = "optim",
     POINTWISE = "pointwise",

@@ -6,7 +6,7 @@ use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::segment::{SEGMENT_REDUCE_KERNEL, SegmentKind, params as segment_params};
 use super::{
     Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_fixed,
-    expect_rank, groups, no_gradient, read, read_u32, write,
+    expect_rank, groups, no_gradient, ptx, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 
@@ -36,16 +36,20 @@ static BALANCE_PARTS_KERNEL: KernelDef = KernelDef {
     name: "balance_parts",
     operands: &[read("text_logits"), read("frame_logits"), read_u32("segments"), write("parts")],
     cpu: Some(cpu::balance_parts),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/balance_parts.wgsl"),
+        include_str!("../../../wgsl/balance.wgsl"),
+        include_str!("../../../wgsl/sum256.wgsl")
+    )),
+    cuda: Some(&ptx::BALANCE),
 };
 
 static BALANCE_KERNEL: KernelDef = KernelDef {
     name: "balance",
     operands: &[read("parts"), write("balance"), write("z"), write("share"), write("frames")],
     cpu: Some(cpu::balance),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/balance_sum.wgsl")),
+    cuda: Some(&ptx::BALANCE),
 };
 
 /// Checks what the losses and their gradient have in common; returns (frames, experts).
@@ -196,8 +200,8 @@ static BALANCE_GRAD_KERNEL: KernelDef = KernelDef {
         write("dframe_logits"),
     ],
     cpu: Some(cpu::balance_grad),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/balance_grad.wgsl"), include_str!("../../../wgsl/balance.wgsl"))),
+    cuda: Some(&ptx::BALANCE),
 };
 
 impl Op for BalanceGrad {

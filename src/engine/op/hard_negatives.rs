@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_rank,
-    groups, no_gradient, noise, read, read_u32, write,
+    groups, no_gradient, noise, ptx, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 
@@ -45,8 +45,8 @@ static HARD_NEGATIVES_KERNEL: KernelDef = KernelDef {
     name: "hard_negatives",
     operands: &[read("similarity"), read_u32("video_key"), read_u32("caption_key"), write("log_weight")],
     cpu: Some(cpu::hard_negatives),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/hard_negatives.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::MARGIN),
 };
 
 impl Op for HardNegatives {

@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_rank,
-    groups, no_gradient, read, write,
+    groups, no_gradient, ptx, read, write,
 };
 use crate::error::{Error, Result};
 
@@ -26,8 +26,8 @@ static MARGIN_KERNEL: KernelDef = KernelDef {
     name: "margin",
     operands: &[read("low"), read("high"), read("weight"), write("loss"), write("total")],
     cpu: Some(cpu::margin),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/margin.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::MARGIN),
 };
 
 /// Checks what the loss and its gradient have in common.
@@ -138,8 +138,8 @@ static MARGIN_GRAD_KERNEL: KernelDef = KernelDef {
         write("dweight"),
     ],
     cpu: Some(cpu::margin_grad),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/margin_grad.wgsl")),
+    cuda: Some(&ptx::MARGIN),
 };
 
 impl Op for MarginGrad {

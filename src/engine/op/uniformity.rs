@@ -6,7 +6,7 @@ use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::contrast::vector;
 use super::{
     Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_rank,
-    groups, no_gradient, noise, read, write,
+    groups, no_gradient, noise, ptx, read, write,
 };
 use crate::error::{Error, Result};
 
@@ -24,16 +24,23 @@ static UNIFORMITY_ROWS_KERNEL: KernelDef = KernelDef {
     name: "uniformity_rows",
     operands: &[read("scores"), read("log_scale"), write("lse"), write("terms")],
     cpu: Some(cpu::uniformity_rows),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/uniformity_rows.wgsl"),
+        include_str!("../../../wgsl/max256.wgsl"),
+        include_str!("../../../wgsl/sum256.wgsl")
+    )),
+    cuda: Some(&ptx::DIVERGENCE),
 };
 
 static UNIFORMITY_COLUMNS_KERNEL: KernelDef = KernelDef {
     name: "uniformity_columns",
     operands: &[read("scores"), read("log_scale"), write("lse"), write("terms")],
     cpu: Some(cpu::uniformity_columns),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(
+        include_str!("../../../wgsl/uniformity_columns.wgsl"),
+        include_str!("../../../wgsl/strips16.wgsl")
+    )),
+    cuda: Some(&ptx::DIVERGENCE),
 };
 
 /// Half the mean of the rows' terms plus half the mean of the columns'; shared with `consistency`.
@@ -41,8 +48,8 @@ pub(super) static DIVERGENCE_LOSS_KERNEL: KernelDef = KernelDef {
     name: "divergence_loss",
     operands: &[read("row_terms"), read("col_terms"), write("loss")],
     cpu: Some(cpu::divergence_loss),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(concat!(include_str!("../../../wgsl/divergence_loss.wgsl"), include_str!("../../../wgsl/sum256.wgsl"))),
+    cuda: Some(&ptx::DIVERGENCE),
 };
 
 /// Sizes and stride of a matrix.
@@ -173,8 +180,8 @@ static UNIFORMITY_GRAD_KERNEL: KernelDef = KernelDef {
     name: "uniformity_grad",
     operands: &[read("scores"), read("log_scale"), read("row_lse"), read("col_lse"), read("dloss"), write("dscores")],
     cpu: Some(cpu::uniformity_grad),
-    wgsl: None,
-    cuda: None,
+    wgsl: Some(include_str!("../../../wgsl/uniformity_grad.wgsl")),
+    cuda: Some(&ptx::DIVERGENCE),
 };
 
 impl Op for UniformityGrad {

@@ -397,11 +397,11 @@ pub fn consistency_grad(call: &mut Call) {
     });
 }
 
-/// `q (ln(q/m) + KL(q ‖ m))` of a pair of scores in a line.
+/// `q (ln(q/m) − KL(q ‖ m))` of a pair of scores in a line.
 #[inline(always)]
 fn slope(scale: f32, goal: f32, score: f32, [lse, above, kl]: &[f32; STATS]) -> f32 {
     let r = ratio(0.5 * scale.mul_add(goal - score, *above));
-    exp(scale * score - lse) * (r.log + kl)
+    exp(scale * score - lse) * (r.log - kl)
 }
 
 #[cfg(test)]
