@@ -23,13 +23,16 @@ macro_rules! families {
 }
 
 families! {
+    ATTENTION = "attention",
     CONTRAST = "contrast",
+    CONV = "conv",
     GATHER = "gather",
     INTERACT = "interact",
     LINEAR = "linear",
     NORM = "norm",
     OPTIM = "optim",
     POINTWISE = "pointwise",
+    QUANT = "quant",
     REDUCE = "reduce",
     SEGMENT = "segment",
     TOPK = "topk",
