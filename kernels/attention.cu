@@ -11,7 +11,7 @@
 //
 // Rows of a stage are 32, 64 or 128 columns and one more apart: both ways of reading meet all banks. One problem more
 // than there are segments: what lies between segments and behind the last one is written by who comes after it.
-#include "common.cuh"
+#include "tile.cuh"
 
 // Rows [begin, end).
 struct Rows {
@@ -76,27 +76,53 @@ __device__ inline void fill_stage(Shared& s, const float* __restrict__ a, const 
     }
 }
 
-// <own row o, staged row j> of one pair of matrices.
+// dots[o][chunk] = <own row o, staged row 32 chunk + lane>; lanes behind the last row repeat it.
 template <u32 PACKS>
-__device__ inline float dot_staged(const float* own, const float* staged, u32 o, u32 j, u32 d) {
-    const float* x = own + (threadIdx.x / WARP * Shape<PACKS>::OWN + o) * WARP * PACKS;
-    const float* y = staged + j * Shape<PACKS>::STRIDE;
-    float sum = 0.0f;
-#pragma unroll 4
-    for (u32 c = 0; c < d; c++) sum = fmaf(x[c], y[c], sum);
-    return sum;
+__device__ inline void dots_staged(
+    float (&dots)[Shape<PACKS>::OWN][Shape<PACKS>::CHUNKS], const float* own, const float* staged, u32 number, u32 d
+) {
+    using S = Shape<PACKS>;
+    own += threadIdx.x / WARP * S::OWN * WARP * PACKS;
+    u32 places[S::CHUNKS];
+#pragma unroll
+    for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
+        places[chunk] = min(chunk * WARP + lane_index(), number - 1) * S::STRIDE;
+#pragma unroll
+        for (u32 o = 0; o < S::OWN; o++) dots[o][chunk] = 0.0f;
+    }
+#pragma unroll 2
+    for (u32 c = 0; c < d; c++) {
+#pragma unroll
+        for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
+            float y = staged[places[chunk] + c];
+#pragma unroll
+            for (u32 o = 0; o < S::OWN; o++) dots[o][chunk] = fmaf(own[o * WARP * PACKS + c], y, dots[o][chunk]);
+        }
+    }
 }
 
-// sums[pack] += sum over the staged rows of a chunk of their lanes' weights times the row.
+// sums[o][pack] += sum over the staged rows of a chunk of their lanes' weights times the row.
 template <u32 PACKS>
-__device__ inline void add_rows(float (&sums)[PACKS], float weight, const float* staged, u32 chunk, u32 number, u32 d) {
-    u32 rows = min(number - chunk * WARP, WARP);
-    for (u32 j = 0; j < rows; j++) {
-        float w = __shfl_sync(ALL, weight, j);
+__device__ inline void add_rows(
+    float (&sums)[Shape<PACKS>::OWN][PACKS], const float (&weights)[Shape<PACKS>::OWN][Shape<PACKS>::CHUNKS],
+    const float* staged, u32 number, u32 d
+) {
+    using S = Shape<PACKS>;
 #pragma unroll
-        for (u32 pack = 0; pack < PACKS; pack++) {
-            u32 c = lane_index() + WARP * pack;
-            if (c < d) sums[pack] = fmaf(w, staged[(chunk * WARP + j) * Shape<PACKS>::STRIDE + c], sums[pack]);
+    for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
+        u32 first = chunk * WARP;
+#pragma unroll 2
+        for (u32 j = first; j < min(number, first + WARP); j++) {
+            float w[S::OWN];
+#pragma unroll
+            for (u32 o = 0; o < S::OWN; o++) w[o] = __shfl_sync(ALL, weights[o][chunk], j - first);
+#pragma unroll
+            for (u32 pack = 0; pack < PACKS; pack++) {
+                u32 c = lane_index() + WARP * pack;
+                float y = c < d ? staged[j * S::STRIDE + c] : 0.0f;
+#pragma unroll
+                for (u32 o = 0; o < S::OWN; o++) sums[o][pack] = fmaf(w[o], y, sums[o][pack]);
+            }
         }
     }
 }
@@ -104,7 +130,7 @@ __device__ inline void add_rows(float (&sums)[PACKS], float weight, const float*
 // attention: y_i = sum over the keys j of its segment of softmax_j(<q_i, k_j> scale + log_weight_j) v_j, and the
 // log-sum-exp of the logits. Keys at or below -1e29, and those behind the first `keys` ones, take no part.
 // Floor: 4 bytes an element of q, k, v and y, 4 d FLOPs a query, key and head; bound by bandwidth at some dozen keys,
-// in fact by reads of shared memory: 1.5 a FMA. Not yet measured on a GPU. To try: mma.m16n8k8 in tf32.
+// in fact by reads of shared memory: one for every one to two FMAs. Not yet measured on a GPU. To try: mma.m16n8k8 in tf32.
 struct Attention {
     Size q_rows; Size k_rows; Size n; u32 heads; u32 d; u32 keys; float scale; u32 weighted; u32 wants_lse;
 };
@@ -155,38 +181,36 @@ __device__ inline void attend(
                     }
                 }
                 __syncthreads();
+                float weights[S::OWN][S::CHUNKS];
+                dots_staged<PACKS>(weights, s.own_first, s.first, staged.number(), p.d);
+#pragma unroll
+                for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
+                    u32 j = chunk * WARP + lane;
+                    float weight = FLOOR;
+                    if (j < staged.number()) weight = p.weighted == 1 ? log_weights[begin + j] : 0.0f;
+#pragma unroll
+                    for (u32 o = 0; o < S::OWN; o++) {
+                        weights[o][chunk] = weight <= EXCLUDED ? FLOOR : fmaf(weights[o][chunk], p.scale, weight);
+                    }
+                }
 #pragma unroll
                 for (u32 o = 0; o < S::OWN; o++) {
-                    float weights[S::CHUNKS], here = largest[o];
+                    float here = largest[o], sum = 0.0f;
 #pragma unroll
-                    for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
-                        u32 j = chunk * WARP + lane;
-                        weights[chunk] = FLOOR;
-                        if (j < staged.number()) {
-                            float weight = p.weighted == 1 ? log_weights[begin + j] : 0.0f;
-                            float logit = fmaf(dot_staged<PACKS>(s.own_first, s.first, o, j, p.d), p.scale, weight);
-                            if (!(weight <= EXCLUDED)) weights[chunk] = logit;
-                        }
-                        here = fmaxf(here, weights[chunk]);
-                    }
+                    for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) here = fmaxf(here, weights[o][chunk]);
                     here = warp_max(here);
-                    float rescale = expf(largest[o] - here), sum = 0.0f;
+                    float rescale = expf(largest[o] - here);
                     largest[o] = here;
 #pragma unroll
                     for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
-                        weights[chunk] = weights[chunk] <= EXCLUDED ? 0.0f : expf(weights[chunk] - here);
-                        sum += weights[chunk];
+                        weights[o][chunk] = weights[o][chunk] <= EXCLUDED ? 0.0f : expf(weights[o][chunk] - here);
+                        sum += weights[o][chunk];
                     }
                     total[o] = fmaf(total[o], rescale, warp_sum(sum));
 #pragma unroll
                     for (u32 pack = 0; pack < PACKS; pack++) sums[o][pack] *= rescale;
-#pragma unroll
-                    for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
-                        if (chunk * WARP < staged.number()) {
-                            add_rows<PACKS>(sums[o], weights[chunk], s.second, chunk, staged.number(), p.d);
-                        }
-                    }
                 }
+                add_rows<PACKS>(sums, weights, s.second, staged.number(), p.d);
             }
 #pragma unroll
             for (u32 o = 0; o < S::OWN; o++) {
@@ -208,7 +232,7 @@ __device__ inline void attend(
     }
 }
 
-KERNEL attention(
+KERNEL_OF(3) attention(
     const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
     const u32* __restrict__ q_segments, const u32* __restrict__ k_segments, const float* __restrict__ log_weights,
     float* __restrict__ y, float* __restrict__ lse, const u32* counts, Attention p
@@ -249,16 +273,9 @@ struct Given {
     const float* __restrict__ dy;
 };
 
-// What belongs to a query, and to a key.
-struct OfQuery { float lse, delta; };
-
 struct AttentionGrad {
     Size q_rows; Size k_rows; Size n; u32 heads; u32 d; u32 keys; float scale; u32 weighted; u32 q_stride; u32 k_stride;
 };
-
-__device__ inline OfQuery of_query(const Given& in, const AttentionGrad& p, u32 row, u32 h) {
-    return {in.lse[row * p.heads + h], in.delta[h * p.q_stride + row]};
-}
 
 // Calls `write(row, head's number, sums of dl times rows of the first matrix, of p times rows of the second, sum of dl)`
 // for every row of queries, or of keys (KEYS), by whole warps; rows outside of segments get zeros.
@@ -299,34 +316,30 @@ __device__ inline void each_gradient(Shared& s, const Given& in, const u32* coun
                     }
                 }
                 __syncthreads();
+                float probabilities[S::OWN][S::CHUNKS], dls[S::OWN][S::CHUNKS];
+                dots_staged<PACKS>(probabilities, s.own_first, s.first, staged.number(), p.d);
+                dots_staged<PACKS>(dls, s.own_second, s.second, staged.number(), p.d);
 #pragma unroll
-                for (u32 o = 0; o < S::OWN; o++) {
-                    if (own + o >= mine.rows.end) continue;
-                    OfQuery query = {0.0f, 0.0f};
-                    float weight = 0.0f;
-                    if (!KEYS) query = of_query(in, p, own + o, h);
-                    else if (p.weighted == 1) weight = in.log_weights[own + o];
+                for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
+                    u32 j = chunk * WARP + lane;
 #pragma unroll
-                    for (u32 chunk = 0; chunk < S::CHUNKS; chunk++) {
-                        if (chunk * WARP >= staged.number()) continue;
-                        u32 j = chunk * WARP + lane;
-                        float probability = 0.0f, slope = 0.0f;
-                        if (j < staged.number()) {
-                            if (KEYS) query = of_query(in, p, begin + j, h);
-                            else if (p.weighted == 1) weight = in.log_weights[begin + j];
-                            if (!(weight <= EXCLUDED)) {
-                                float logit = dot_staged<PACKS>(s.own_first, s.first, o, j, p.d);
-                                float along = dot_staged<PACKS>(s.own_second, s.second, o, j, p.d);
-                                probability = expf(fmaf(logit, p.scale, weight) - query.lse);
-                                slope = probability * (along - query.delta);
-                            }
+                    for (u32 o = 0; o < S::OWN; o++) {
+                        float probability = 0.0f;
+                        if (j < staged.number() && own + o < mine.rows.end) {
+                            u32 key = KEYS ? own + o : begin + j, query = KEYS ? begin + j : own + o;
+                            float weight = p.weighted == 1 ? in.log_weights[key] : 0.0f;
+                            float exponent = fmaf(probabilities[o][chunk], p.scale, weight) - in.lse[query * p.heads + h];
+                            if (!(weight <= EXCLUDED)) probability = expf(exponent);
+                            dls[o][chunk] = probability * (dls[o][chunk] - in.delta[h * p.q_stride + query]);
+                        } else {
+                            dls[o][chunk] = 0.0f;
                         }
-                        __syncwarp();
-                        shares[o] += slope;
-                        add_rows<PACKS>(slopes[o], slope, s.first, chunk, staged.number(), p.d);
-                        if (KEYS) add_rows<PACKS>(values[o], probability, s.second, chunk, staged.number(), p.d);
+                        probabilities[o][chunk] = probability;
+                        shares[o] += dls[o][chunk];
                     }
                 }
+                add_rows<PACKS>(slopes, dls, s.first, staged.number(), p.d);
+                if (KEYS) add_rows<PACKS>(values, probabilities, s.second, staged.number(), p.d);
             }
 #pragma unroll
             for (u32 o = 0; o < S::OWN; o++) {
@@ -357,7 +370,7 @@ __device__ inline void queries_back(Shared& s, const Given& in, float* __restric
     each_gradient<PACKS, false>(s, in, counts, p, write);
 }
 
-KERNEL attention_dq(
+KERNEL_OF(3) attention_dq(
     const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
     const u32* __restrict__ q_segments, const u32* __restrict__ k_segments, const float* __restrict__ log_weights,
     const float* __restrict__ lse, const float* __restrict__ delta, const float* __restrict__ dy, float* __restrict__ dq,
@@ -388,7 +401,7 @@ __device__ inline void keys_back(
     each_gradient<PACKS, true>(s, in, counts, p.common, write);
 }
 
-KERNEL attention_dkv(
+KERNEL_OF(3) attention_dkv(
     const float* __restrict__ q, const float* __restrict__ k, const float* __restrict__ v,
     const u32* __restrict__ q_segments, const u32* __restrict__ k_segments, const float* __restrict__ log_weights,
     const float* __restrict__ lse, const float* __restrict__ delta, const float* __restrict__ dy,
