@@ -185,7 +185,9 @@ __device__ inline float unary(u32 kind, float x, float a, float b) {
         case 3: return x * sigmoid(1.702f * x);
         case 4: return sigmoid(x);
         case 5: return tanhf(x);
-        default: return expf(x);
+        case 6: return expf(x);
+        // max(x, 0) + ln(1 + e^-|x|); the sum, not a maximum, keeps a NaN.
+        default: return (x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x)));
     }
 }
 
@@ -200,6 +202,7 @@ __device__ inline float unary_derivative(u32 kind, float x, float a) {
         case 3: { float s = sigmoid(1.702f * x); return s + x * 1.702f * s * (1.0f - s); }
         case 4: { float s = sigmoid(x); return s * (1.0f - s); }
         case 5: { float t = tanhf(x); return 1.0f - t * t; }
-        default: return expf(x);
+        case 6: return expf(x);
+        default: return sigmoid(x);
     }
 }

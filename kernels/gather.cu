@@ -116,3 +116,74 @@ KERNEL scatter_add(
         }
     }
 }
+
+// gather_lerp: y[m] = (1 - w[m]) x[first[m]] + w[m] x[second[m]]; an index beyond the rows there are is a row of 0.
+// Floor: 12 bytes an element; bound by bandwidth.
+// Layout: a thread four neighbouring columns, or one where rows are not a multiple of 4 long. Not yet measured on a
+// GPU.
+struct GatherLerp { Size rows; Size m; u32 cols; };
+
+template <u32 W>
+__device__ inline void lerp_packs(
+    const float* __restrict__ x, const u32* __restrict__ first, const u32* __restrict__ second,
+    const float* __restrict__ weight, float* __restrict__ y, u32 rows, u32 m, u32 cols
+) {
+    u32 width = cols / W;
+    for (u32 item = thread_index(); item < m * width; item += thread_count()) {
+        u32 i = item / width, c = W * (item - i * width);
+        u32 ends[2] = {first[i], second[i]};
+        float w = weight[i], weights[2] = {1.0f - w, w};
+        Pack<W> value = {};
+#pragma unroll
+        for (u32 end = 0; end < 2; end++) {
+            if (ends[end] < rows) {
+                Pack<W> in = load<W>(x, ends[end] * cols + c);
+#pragma unroll
+                for (u32 k = 0; k < W; k++) value.at[k] = fmaf(weights[end], in.at[k], value.at[k]);
+            }
+        }
+        store<W>(y, i * cols + c, value);
+    }
+}
+
+KERNEL gather_lerp(
+    const float* __restrict__ x, const u32* __restrict__ first, const u32* __restrict__ second,
+    const float* __restrict__ weight, float* __restrict__ y, const u32* counts, GatherLerp p
+) {
+    u32 rows = p.rows(counts), m = p.m(counts);
+    if (p.cols % 4 == 0) lerp_packs<4>(x, first, second, weight, y, rows, m, p.cols);
+    else lerp_packs<1>(x, first, second, weight, y, rows, m, p.cols);
+}
+
+// scatter_lerp: x[r] = sum of (1 - w[m]) dy[m] over first[m] = r and of w[m] dy[m] over second[m] = r, in the order of m,
+// first before second.
+// Floor: 4 bytes an element of x and of dy; in fact bound by the indices, which every block reads as a whole.
+// Layout: a block owns 32 rows and 64 columns of x and holds their sums; a thread a column, four strips of threads, of
+// which strip s adds to the rows r with r % 4 = s. Not yet measured on a GPU. To try: the list of scatter_add; some
+// hundred frames are drawn between two others, where a caption's words are gathered by the thousand.
+struct ScatterLerp { Size rows; Size m; u32 cols; };
+KERNEL scatter_lerp(
+    const float* __restrict__ dy, const u32* __restrict__ first, const u32* __restrict__ second,
+    const float* __restrict__ weight, float* __restrict__ x, const u32* counts, ScatterLerp p
+) {
+    __shared__ float sums[OWNED][COLUMNS];
+    u32 rows = p.rows(counts), m = p.m(counts);
+    u32 column = column_index(), strip = strip_index();
+    for (u32 begin = blockIdx.y * OWNED; begin < rows; begin += gridDim.y * OWNED) {
+        for (u32 c = blockIdx.x * COLUMNS + column; c < p.cols; c += gridDim.x * COLUMNS) {
+            // A thread meets no other in its sums.
+            for (u32 r = strip; r < OWNED; r += STRIPS) sums[r][column] = 0.0f;
+            for (u32 i = 0; i < m; i++) {
+                u32 ends[2] = {first[i], second[i]};
+                float w = weight[i], weights[2] = {1.0f - w, w};
+#pragma unroll
+                for (u32 end = 0; end < 2; end++) {
+                    // Below `begin` the difference wraps round to a large number.
+                    u32 r = ends[end] - begin;
+                    if (r < OWNED && r % STRIPS == strip) sums[r][column] = fmaf(weights[end], dy[i * p.cols + c], sums[r][column]);
+                }
+            }
+            for (u32 r = strip; r < min(OWNED, rows - begin); r += STRIPS) x[(begin + r) * p.cols + c] = sums[r][column];
+        }
+    }
+}

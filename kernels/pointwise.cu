@@ -24,3 +24,43 @@ KERNEL binary(const float* a, const float* b, float* y, const u32* counts, Binar
     auto f = [p](float a, float b) { return p.kind == 0 ? a + b : p.kind == 1 ? a - b : a * b; };
     map(p.n(counts), y, f, a, b);
 }
+
+// scale_rows: y[r] = w[r] x[r]. y may lie in x's place.
+// Floor: 8 bytes an element; bound by bandwidth.
+// Layout: a warp a row. Not yet measured on a GPU.
+struct ScaleRows { Size rows; Size cols; };
+KERNEL scale_rows(const float* x, const float* __restrict__ w, float* y, const u32* counts, ScaleRows p) {
+    u32 cols = p.cols(counts);
+    each_row(p.rows(counts), cols, [&](auto width, u32 row) {
+        constexpr u32 W = decltype(width)::VALUE;
+        float number = w[row];
+        for (u32 c = W * lane_index(); c < cols; c += W * WARP) {
+            Pack<W> out = load<W>(x, row * cols + c);
+#pragma unroll
+            for (u32 k = 0; k < W; k++) out.at[k] *= number;
+            store<W>(y, row * cols + c, out);
+        }
+    });
+}
+
+// row_dot: y[r] = <a[r], b[r]>.
+// Floor: 8 bytes an element; bound by bandwidth.
+// Layout: a warp a row. Not yet measured on a GPU.
+struct RowDot { Size rows; Size cols; };
+KERNEL row_dot(
+    const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ y, const u32* counts, RowDot p
+) {
+    u32 cols = p.cols(counts);
+    each_row(p.rows(counts), cols, [&](auto width, u32 row) {
+        constexpr u32 W = decltype(width)::VALUE;
+        float dots = 0.0f;
+#pragma unroll 4
+        for (u32 c = W * lane_index(); c < cols; c += W * WARP) {
+            Pack<W> left = load<W>(a, row * cols + c), right = load<W>(b, row * cols + c);
+#pragma unroll
+            for (u32 k = 0; k < W; k++) dots = fmaf(left.at[k], right.at[k], dots);
+        }
+        dots = warp_sum(dots);
+        if (lane_index() == 0) y[row] = dots;
+    });
+}

@@ -10,7 +10,7 @@ use super::reduce::SUM_ROWS_KERNEL;
 use super::segment::{FLOOR, expect_segments, members};
 use super::{
     Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, Target, expect_dtype,
-    expect_fixed, expect_rank, expect_same, groups, no_gradient, noise, read, read_u32, write,
+    expect_fixed, expect_rank, expect_same, groups, no_gradient, noise, ptx, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 use std::ops::Range;
@@ -56,7 +56,7 @@ static ATTENTION_KERNEL: KernelDef = KernelDef {
         include_str!("../../../wgsl/attention.wgsl"),
         include_str!("../../../wgsl/attention_segments.wgsl")
     )),
-    cuda: None,
+    cuda: Some(&ptx::ATTENTION),
 };
 
 /// Queries (or keys) that a block of the GPU kernels' grids is made for.
@@ -249,7 +249,7 @@ static ATTENTION_DELTA_KERNEL: KernelDef = KernelDef {
     operands: &[read("y"), read("dy"), write("delta")],
     cpu: None,
     wgsl: Some(include_str!("../../../wgsl/attention_delta.wgsl")),
-    cuda: None,
+    cuda: Some(&ptx::ATTENTION),
 };
 
 static ATTENTION_DQ_KERNEL: KernelDef = KernelDef {
@@ -271,7 +271,7 @@ static ATTENTION_DQ_KERNEL: KernelDef = KernelDef {
         include_str!("../../../wgsl/attention_dq.wgsl"),
         include_str!("../../../wgsl/attention_segments.wgsl")
     )),
-    cuda: None,
+    cuda: Some(&ptx::ATTENTION),
 };
 
 /// dk, dv, and the heads' shares of the gradient of log-weights, `[heads, Rk]`.
@@ -296,7 +296,7 @@ static ATTENTION_DKV_KERNEL: KernelDef = KernelDef {
         include_str!("../../../wgsl/attention_dkv.wgsl"),
         include_str!("../../../wgsl/attention_segments.wgsl")
     )),
-    cuda: None,
+    cuda: Some(&ptx::ATTENTION),
 };
 
 impl AttentionGrad {

@@ -10,7 +10,7 @@ use super::reduce::SUM_ROWS_KERNEL;
 use super::segment::{expect_segments, members};
 use super::{
     Arg, Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_fixed,
-    expect_rank, expect_same, groups, no_gradient, read, read_u32, write,
+    expect_rank, expect_same, groups, no_gradient, ptx, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 
@@ -33,7 +33,7 @@ static CONV_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read("weight"), read("bias"), read_u32("segments"), write("y")],
     cpu: Some(cpu::conv),
     wgsl: Some(concat!(include_str!("../../../wgsl/conv.wgsl"), include_str!("../../../wgsl/conv_segments.wgsl"))),
-    cuda: None,
+    cuda: Some(&ptx::CONV),
 };
 
 fn expect_filter(op: &str, width: Dim) -> Result<()> {
@@ -138,7 +138,7 @@ static CONV_DX_KERNEL: KernelDef = KernelDef {
     operands: &[read("dy"), read("weight"), read_u32("segments"), write("dx")],
     cpu: Some(cpu::conv_dx),
     wgsl: Some(concat!(include_str!("../../../wgsl/conv_dx.wgsl"), include_str!("../../../wgsl/conv_segments.wgsl"))),
-    cuda: None,
+    cuda: Some(&ptx::CONV),
 };
 
 impl Op for ConvDx {
@@ -206,7 +206,7 @@ static CONV_DW_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read("dy"), read_u32("segments"), write("filters"), write("biases")],
     cpu: Some(cpu::conv_dw),
     wgsl: Some(concat!(include_str!("../../../wgsl/conv_dw.wgsl"), include_str!("../../../wgsl/conv_segments.wgsl"))),
-    cuda: None,
+    cuda: Some(&ptx::CONV),
 };
 
 impl ConvDw {

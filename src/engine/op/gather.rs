@@ -146,7 +146,7 @@ static GATHER_LERP_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read_u32("first"), read_u32("second"), read("weight"), write("y")],
     cpu: Some(cpu::gather_lerp),
     wgsl: Some(include_str!("../../../wgsl/gather_lerp.wgsl")),
-    cuda: None,
+    cuda: Some(&ptx::GATHER),
 };
 
 /// The two rows of m with their weights.
@@ -218,7 +218,7 @@ static SCATTER_LERP_KERNEL: KernelDef = KernelDef {
     operands: &[read("dy"), read_u32("first"), read_u32("second"), read("weight"), write("x")],
     cpu: Some(cpu::scatter_lerp),
     wgsl: Some(include_str!("../../../wgsl/scatter_lerp.wgsl")),
-    cuda: None,
+    cuda: Some(&ptx::GATHER),
 };
 
 fn expect_lerp(op: &str, ins: &[Meta]) -> Result<()> {

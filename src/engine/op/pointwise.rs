@@ -285,7 +285,7 @@ static SCALE_ROWS_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), read("w"), write("y")],
     cpu: Some(cpu::scale_rows),
     wgsl: Some(include_str!("../../../wgsl/scale_rows.wgsl")),
-    cuda: None,
+    cuda: Some(&ptx::POINTWISE),
 };
 
 impl Op for ScaleRows {
@@ -338,7 +338,7 @@ static ROW_DOT_KERNEL: KernelDef = KernelDef {
     operands: &[read("a"), read("b"), write("y")],
     cpu: Some(cpu::row_dot),
     wgsl: Some(concat!(include_str!("../../../wgsl/row_dot.wgsl"), include_str!("../../../wgsl/sum64.wgsl"))),
-    cuda: None,
+    cuda: Some(&ptx::POINTWISE),
 };
 
 impl Op for RowDot {

@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_fixed,
-    expect_rank, groups, noise, read, write,
+    expect_rank, groups, noise, ptx, read, write,
 };
 use crate::error::Result;
 
@@ -30,7 +30,7 @@ static FAKE_QUANT_KERNEL: KernelDef = KernelDef {
     operands: &[read("x"), write("y")],
     cpu: Some(cpu::fake_quant),
     wgsl: Some(include_str!("../../../wgsl/fake_quant.wgsl")),
-    cuda: None,
+    cuda: Some(&ptx::QUANT),
 };
 
 /// |c| for one element, by the definition.
