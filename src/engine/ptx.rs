@@ -23,14 +23,13 @@ macro_rules! families {
 }
 
 families! {
+    ATTENTION = "attention",
     BALANCE = "balance",
     CONTRAST = "contrast",
+    CONV = "conv",
+    DIVERGENCE = "divergence",
     EXPERTS = "experts",
     GATES = "gates",
-    DIVERGENCE = "divergence",
-    ATTENTION = "attention",
-    CONTRAST = "contrast",
-    CONV = "conv",
     GATHER = "gather",
     GROUPED = "grouped",
     INTERACT = "interact",
