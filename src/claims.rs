@@ -8,6 +8,7 @@
 pub mod bars;
 pub mod run;
 pub mod spurious_background;
+pub mod temporal_order;
 pub mod trained;
 
 pub use bars::{Bar, Judged, Rule, Table};
@@ -99,4 +100,5 @@ pub trait Claim: Sync {
 }
 
 /// Every claim there is.
-pub static CLAIMS: &[&dyn Claim] = &[&spurious_background::SpuriousBackgroundClaim];
+pub static CLAIMS: &[&dyn Claim] = 
+    &[&spurious_background::SpuriousBackgroundClaim, &temporal_order::TemporalOrderClaim];

@@ -7,8 +7,9 @@ use crate::error::{Error, Result};
 use crate::eval::scoring::{count_ranks, relevance};
 use crate::eval::{CaptionMode, Directions, Retrieval, Setting};
 use crate::models::scorer::Scorer;
+use crate::models::tiles::Tile;
 use crate::train::{Run, TrainOptions, Trainer};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Trains the job's variant and gives its model folder.
 ///
@@ -36,7 +37,7 @@ pub fn train(
 }
 
 /// R@1 in percent, text to video and video to text, of all texts of a data set against its gallery; ties expected.
-pub fn recall(job: &Job, model: &std::path::Path, data: &Dataset) -> Result<[f64; 2]> {
+pub fn recall(job: &Job, model: &Path, data: &Dataset) -> Result<[f64; 2]> {
     let texts: Vec<usize> = data.pairs.iter().map(|p| p.text).collect();
     let mut scorer = Scorer::open(model, (&*data.texts, texts), (&*data.videos, data.gallery()), (job.open)()?)?;
     let (mut tiler, texts, videos) = scorer.tiler();
@@ -67,4 +68,35 @@ pub fn with_videos(
     let about = data.videos.provenance().about.clone();
     data.videos = Box::new(InMemory::new(about, items)?.timed(times)?);
     Ok(data)
+}
+
+/// Scores of all texts of a data set with its gallery.
+pub struct Scores {
+    pub videos: usize,
+    /// `[texts, videos]`
+    values: Vec<f32>,
+}
+
+impl Scores {
+    pub fn at(&self, text: usize, video: usize) -> f32 {
+        self.values[text * self.videos + video]
+    }
+}
+
+/// Scores every text of `data` with every video of its gallery.
+pub fn scores(job: &Job, model: &Path, data: &Dataset) -> Result<Scores> {
+    let texts: Vec<usize> = data.pairs.iter().map(|p| p.text).collect();
+    let (rows, gallery) = (texts.len(), data.gallery());
+    let videos = gallery.len();
+    let mut values = vec![0.0; rows * videos];
+    let mut scorer = Scorer::open(model, (&*data.texts, texts), (&*data.videos, gallery), (job.open)()?)?;
+    let keep = |tile: Tile| {
+        for (r, text) in tile.texts.clone().enumerate() {
+            let from = &tile.scores[r * tile.stride..][..tile.videos.len()];
+            values[text * videos + tile.videos.start..][..from.len()].copy_from_slice(from);
+        }
+        Ok(())
+    };
+    scorer.score_all(keep, job.stop)?;
+    Ok(Scores { videos, values })
 }
