@@ -6,6 +6,7 @@
 //! and seeds, cached one by one, so that a run that was stopped goes on where it was.
 
 pub mod bars;
+pub mod factors;
 pub mod run;
 pub mod spurious_background;
 pub mod temporal_order;
@@ -101,4 +102,4 @@ pub trait Claim: Sync {
 
 /// Every claim there is.
 pub static CLAIMS: &[&dyn Claim] = 
-    &[&spurious_background::SpuriousBackgroundClaim, &temporal_order::TemporalOrderClaim];
+    &[&spurious_background::SpuriousBackgroundClaim, &factors::FactorsClaim, &temporal_order::TemporalOrderClaim];

@@ -21,6 +21,7 @@ use crate::engine::tensor::Meta;
 use crate::error::{Error, Result};
 use batch::{Capacity, TextInputs, VideoInputs};
 use cba::CbaConfig;
+use cba::config::Router;
 use parameters::{Parameters, Weights};
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,11 @@ impl Config {
             }
         }
         self.cba.as_ref().map_or(Ok(()), |cba| cba.check(self.dim))
+    }
+
+    /// Whether a batch names another text for each.
+    pub fn neighbours(&self) -> bool {
+        self.cba.as_ref().is_some_and(|cba| cba.routing.router == Router::Neighbour)
     }
 
     /// Whether a batch says when frames are seen and where words stand.

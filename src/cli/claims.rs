@@ -22,7 +22,7 @@ Examples:
 Results are kept by variant and seed in --out: a run that was stopped goes on where it was. The exit status is not 0
 when a bar fails.")]
 pub struct Claims {
-    /// spurious-background.
+    /// spurious-background, factors or temporal-order.
     claim: String,
     /// Seeds a variant.
     #[arg(long, default_value_t = 5)]

@@ -54,6 +54,8 @@ pub struct TextInputs {
     pub segments: Value,
     /// `[ΣL, 2·WAVES]`: where in its text a word stands, as [`waves`]; absent where the model does not ask.
     pub places: Value,
+    /// u32 `[N]`: another text of the batch for each; absent where the model does not ask.
+    pub neighbours: Value,
     pub capacity: Capacity,
 }
 
@@ -64,6 +66,11 @@ impl TextInputs {
             words: g.input("words", Meta::f32(&[rows, Dim::Fixed(config.text_dim)])?),
             segments: g.input("word_segments", Meta::u32(&[capacity.texts_dim(), Dim::Fixed(2)])?),
             places: if config.positions() { waves_input(g, "word_places", rows)? } else { Value::ABSENT },
+            neighbours: if config.neighbours() {
+                g.input("neighbours", Meta::u32(&[capacity.texts_dim()])?)
+            } else {
+                Value::ABSENT
+            },
             capacity,
         })
     }
@@ -132,6 +139,10 @@ pub trait Rows {
 pub fn pack_texts(slot: &mut SlotWriter, rows: &dyn Rows, items: &[usize]) -> Result<()> {
     let total = pack(slot, rows, items, "words", "word_segments")?;
     pack_places(slot, rows, items, "word_places", (WORD_PERIODS, 1))?;
+    if slot.has("neighbours") {
+        let n = items.len();
+        slot.u32("neighbours")?.iter_mut().take(n).enumerate().for_each(|(i, x)| *x = ((i + 1) % n) as u32);
+    }
     slot.count(TEXTS, items.len());
     slot.count(WORDS, total);
     Ok(())

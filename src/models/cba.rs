@@ -21,6 +21,7 @@ use super::parameters::{Init, Parameters, Weights};
 use super::token_interaction::{declare_row_weight, row_weight};
 use super::{Config, Model, Stage, TextSide, VideoSide};
 use crate::engine::graph::{Graph, Value};
+use crate::engine::op::gather::Gather;
 use crate::engine::op::interact::{Foreground, Interact};
 use crate::engine::op::linear::LINEAR;
 use crate::engine::op::norm::Unit;
@@ -127,6 +128,9 @@ impl Cba {
             // Word order has to reach the score, also where word tokens do not know their neighbours.
             joint = linear_onto(g, w, "word_place", text.places, joint)?;
         }
+        if self.cba.trunk.mixing {
+            joint = trunk::mixed(g, w, joint, text.segments)?;
+        }
         let words = g.apply(Unit, &[joint])?;
         let logits = row_weight(g, w, "word_weight", words)?;
         // The sentence row is no word: it takes no part in the weights.
@@ -138,7 +142,9 @@ impl Cba {
         } else if self.cba.routing.router == Router::Frame {
             g.fill(0.0, &[text.capacity.texts_dim(), Dim::Fixed(self.cba.routing.experts)])?
         } else {
-            router_logits(g, w, "router.text", sentence, self.config.dim)?
+            let own = router_logits(g, w, "router.text", sentence, self.config.dim)?;
+            let neighbour = text.neighbours;
+            if neighbour.is_absent() { own } else { g.apply(Gather, &[own, neighbour])? }
         };
         Ok(TextTensors { words, weights, sentence, router })
     }

@@ -30,13 +30,15 @@ pub struct Trunk {
     pub positions: bool,
     /// Width in frames of the depthwise temporal convolution of the motion channel, odd; 0 for no motion channel.
     pub motion: usize,
+    /// Whether words learn of their sentence through a hidden layer: for word vectors that do not know their context.
+    pub mixing: bool,
     /// Weight of the loss of the pooled vectors, which the first stage of a search ranks by.
     pub pooled: f32,
 }
 
 impl Default for Trunk {
     fn default() -> Trunk {
-        Trunk { layers: 2, heads: 8, expansion: 4, positions: true, motion: 3, pooled: 0.5 }
+        Trunk { layers: 2, heads: 8, expansion: 4, positions: true, motion: 3, mixing: false, pooled: 0.5 }
     }
 }
 
@@ -76,6 +78,8 @@ pub enum Router {
     Frame,
     /// On a query and a frame through weights that are drawn once and never learned: a control.
     Random,
+    /// On the query beside this one in its batch: a control for models that were trained with their own.
+    Neighbour,
 }
 
 /// Query-adaptive semantic routing.

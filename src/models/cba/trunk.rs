@@ -16,6 +16,7 @@ use crate::engine::op::attention::Attention;
 use crate::engine::op::conv::Conv;
 use crate::engine::op::norm::LAYER_NORM;
 use crate::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
+use crate::engine::op::segment::{SegmentKind, SegmentReduce, SegmentSpread};
 use crate::error::Result;
 
 pub fn declare(p: &mut Parameters, trunk: &Trunk, dim: usize) {
@@ -23,6 +24,11 @@ pub fn declare(p: &mut Parameters, trunk: &Trunk, dim: usize) {
     if trunk.positions {
         declare_linear(p, "word_place", dim, 2 * WAVES, 0.1 / (2.0 * WAVES as f32).sqrt());
         declare_linear(p, "frame_time", dim, 2 * WAVES, 0.1 / (2.0 * WAVES as f32).sqrt());
+    }
+    if trunk.mixing {
+        p.linear("mixing.word", dim, dim);
+        p.linear("mixing.sentence", dim, dim);
+        declare_linear(p, "mixing.out", dim, dim, 0.3 / root);
     }
     if trunk.motion > 0 {
         p.free("motion.taps", &[trunk.motion, dim], Init::Normal(1.0 / (trunk.motion as f32).sqrt()), false);
@@ -46,6 +52,17 @@ pub fn declare(p: &mut Parameters, trunk: &Trunk, dim: usize) {
         p.linear(&name("hidden.in"), hidden, dim);
         declare_linear(p, &name("hidden.out"), dim, hidden, shrink / (hidden as f32).sqrt());
     }
+}
+
+/// `w + W_o gelu(W_w w + W_q q)`: words `[ΣL, D]` that know their sentence, which is the last row of each text.
+pub fn mixed(g: &mut Graph, w: &Weights, words: Value, segments: Value) -> Result<Value> {
+    let rows = g.meta(words).dim(0);
+    let sentence = g.apply(SegmentReduce { kind: SegmentKind::Last, tail: 0 }, &[words, segments])?;
+    let sentence = project(g, w, "mixing.sentence", sentence, false)?;
+    let everywhere = g.apply(SegmentSpread { kind: SegmentKind::Sum, tail: 0, rows }, &[sentence, segments])?;
+    let hidden = linear_onto(g, w, "mixing.word", words, everywhere)?;
+    let hidden = g.apply(Unary { kind: UnaryKind::Gelu }, &[hidden])?;
+    linear_onto(g, w, "mixing.out", hidden, words)
 }
 
 /// Frame tokens `[ΣT, D]` from projected frames.

@@ -1,0 +1,252 @@
+//! S2: routing lets a query choose which aspect of a frame it is compared with.
+//!
+//! A frame shows appearance, motion and context at once, all with the same values; a caption names a factor and a value.
+//! Who does not route finds three videos equally good. Only routing is on trial: the other modules are switched off, for
+//! a perturbed speed would change what a motion means, and every frame is foreground.
+
+use super::bars::{Bar, Rule, Table, difference};
+use super::trained::{recall, train};
+use super::{Claim, Effort, Job, Measures, Variant};
+use crate::data::Dataset;
+use crate::data::worlds::factors::Query;
+use crate::data::worlds::{Factors, Made};
+use crate::engine::graph::Kind;
+use crate::error::{Error, Result};
+use crate::models::batch::Capacity;
+use crate::models::cba::config::{CbaConfig, Router, Routing, RoutingMode, Sharing, Trunk};
+use crate::models::scorer::Scorer;
+use crate::models::{Config, build, folder, plans};
+use crate::train::TrainOptions;
+use std::path::{Path, PathBuf};
+
+pub struct FactorsClaim;
+
+/// An expert with less than this share of all pairs is not alive.
+const ALIVE: f32 = 0.05;
+
+impl Claim for FactorsClaim {
+    fn name(&self) -> &'static str {
+        "factors"
+    }
+
+    fn says(&self) -> &'static str {
+        "query-adaptive routing emphasises the cue that a query asks for"
+    }
+
+    fn variants(&self, effort: Effort) -> Vec<Variant> {
+        let epochs = if effort == Effort::Quick { 1 } else { 4 };
+        let options = TrainOptions { epochs, batch: 128, learning_rate: 2e-3, ..TrainOptions::default() };
+        let plain = |model: &str| Config {
+            model: model.into(),
+            text_dim: 96,
+            video_dim: 96,
+            dim: 128,
+            max_words: 2,
+            max_frames: 8,
+            ..Config::default()
+        };
+        let mut cba = CbaConfig {
+            trunk: Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() },
+            ..CbaConfig::default()
+        };
+        // Names that `ablate` knows.
+        ["counterfactual", "temporal"].iter().for_each(|module| drop(cba.ablate(module)));
+        let config = Config { cba: Some(cba), ..plain("cba") };
+        let four = Variant::new("cba", "soft routing, 4 experts", config, options.clone());
+        let routed = |name, about, change: fn(&mut Routing)| four.with(name, about, |c| change(&mut c.routing));
+        let eight = |r: &mut Routing| r.experts = 8;
+        let dense = routed("dense", "a hidden layer with as many parameters", |r| r.mode = RoutingMode::Dense);
+        let mixing = dense.with("dense-mixing", "and words that learn of their sentence", |c| c.trunk.mixing = true);
+        let longer = TrainOptions { epochs: 3 * epochs, ..options.clone() };
+        vec![
+            Variant::new("token-interaction", "one expert, no trunk", plain("token-interaction"), options.clone()),
+            four.clone(),
+            routed("cba-3", "soft routing, 3 experts", |r| r.experts = 3),
+            routed("cba-8", "soft routing, 8 experts", eight),
+            routed("cba-8-token-2", "8 experts, 2 a token", |r| {
+                (r.experts, r.slots, r.mode) = (8, 2, RoutingMode::TopkToken);
+            }),
+            routed("cba-query-2", "4 experts, the query's best 2", |r| r.mode = RoutingMode::TopkQuery),
+            routed("cba-frame-router", "without the query's part of the router", |r| r.router = Router::Frame),
+            routed("cba-random-router", "with a router that is never learned", |r| r.router = Router::Random),
+            routed("cba-full-experts", "experts that share nothing", |r| r.sharing = Sharing::Full),
+            dense,
+            mixing.clone(),
+            Variant { name: "dense-mixing-3x", about: "the same with three times the steps", options: longer, ..mixing },
+        ]
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        &["R@1", "NMI", "live experts", "R@1 other query", "R@1 same factor", "private MFLOP", "parameters"]
+    }
+
+    fn measure(&self, job: &Job) -> Result<Measures> {
+        let mut world = Factors { seed: job.seed, generator: job.generator, ..Factors::default() };
+        if job.effort == Effort::Quick {
+            world.train = 2_000;
+        }
+        let model = train(job, &world.train()?.data, None)?;
+        let Made { data, queries, .. } = world.test(0)?;
+        let mut measures = Measures::new();
+        measures.insert("R@1".into(), recall(job, &model, &data)?[0]);
+        let (built, _) = folder::load(&model)?;
+        measures.insert("parameters".into(), built.parameters().count() as f64);
+        measures.insert("private MFLOP".into(), private_flops(built.config(), &data)? / 1e6);
+        if built.config().cba.as_ref().is_some_and(|c| is_routed(c.routing.mode)) {
+            let shares = shares(job, &model, &data)?;
+            measures.insert("NMI".into(), nmi(&shares, &queries));
+            measures.insert("live experts".into(), live(&shares));
+            let stranger = other_router(job, &model)?;
+            for (name, same) in [("R@1 other query", false), ("R@1 same factor", true)] {
+                let data = ordered(world.test(0)?, same);
+                measures.insert(name.into(), recall(job, &stranger, &data)?[0]);
+            }
+        }
+        Ok(measures)
+    }
+
+    fn bars(&self) -> Vec<Bar> {
+        let gain = |says: &str, rule, of: &'static str, over: &'static str| {
+            Bar::new(says, rule, move |t: &Table| t.gain(of, over, "R@1"))
+        };
+        let value = |says: &str, rule, of: &'static str, measure: &'static str| {
+            Bar::new(says, rule, move |t: &Table| t.values(of, measure))
+        };
+        let cost = |says: &str, most, measure: &'static str, of: &'static str, against: &'static str| {
+            Bar::new(says, Rule::AtMost(most), move |t: &Table| {
+                t.values(of, measure).iter().zip(t.values(against, measure)).map(|(a, b)| 100.0 * a / b).collect()
+            })
+        };
+        vec![
+            gain("R@1 over a dense layer as large", Rule::AtLeast(15.0), "cba", "dense"),
+            gain("R@1 over dense with mixed words and three times the steps", Rule::AtLeast(5.0), "cba", "dense-mixing-3x"),
+            value("NMI of the strongest expert and the factor asked for", Rule::AtLeast(0.85), "cba", "NMI"),
+            Bar::new("R@1 lost with the router of a query for another factor", Rule::AtLeast(30.0), |t| {
+                difference(&t.values("cba", "R@1"), &t.values("cba", "R@1 other query"))
+            }),
+            Bar::new("R@1 lost with the router of a query for the same factor", Rule::AtMost(2.0), |t| {
+                difference(&t.values("cba", "R@1"), &t.values("cba", "R@1 same factor"))
+            }),
+            gain("R@1 of full experts less that of shared ones", Rule::AtMost(3.0), "cba-full-experts", "cba"),
+            value("live experts of 4", Rule::AtLeast(3.0), "cba", "live experts"),
+            value("live experts of 3", Rule::AtLeast(2.99), "cba-3", "live experts"),
+            gain("R@1 of soft routing less that of 2 of 8 experts a token", Rule::AtMost(1.0), "cba-8", "cba-8-token-2"),
+            cost("private FLOPs of 2 of 8 experts, % of all 8", 40.0, "private MFLOP", "cba-8-token-2", "cba-8"),
+            gain("R@1 over a router without the query", Rule::AtLeast(15.0), "cba", "cba-frame-router"),
+            gain("R@1 over a random router", Rule::AtLeast(3.0), "cba", "cba-random-router"),
+            gain("R@1 of the query's best 2 of 4 experts less that of all", Rule::Reported, "cba-query-2", "cba"),
+        ]
+    }
+}
+
+fn is_routed(mode: RoutingMode) -> bool {
+    !matches!(mode, RoutingMode::Off | RoutingMode::Dense)
+}
+
+/// FLOPs of what experts do not share, for the data's gallery.
+fn private_flops(config: &Config, data: &Dataset) -> Result<f64> {
+    let videos = data.gallery();
+    let frames = videos.iter().map(|v| data.videos.rows(*v)).sum();
+    let model = build(config)?;
+    let graph = plans::fill_gallery(model.as_ref(), Capacity { texts: 1, words: 1, videos: videos.len(), frames })?;
+    let flops = graph.nodes.iter().map(|node| match &node.kind {
+        Kind::Apply(op) if op.name() == "grouped_linear" => {
+            let ins: Vec<_> = node.ins.iter().map(|v| graph.meta(*v)).collect();
+            op.cost(&ins, &node.outs).flops as f64
+        }
+        _ => 0.0,
+    });
+    Ok(flops.sum())
+}
+
+/// Shares of the experts for each query with its own video.
+fn shares(job: &Job, model: &Path, data: &Dataset) -> Result<Vec<Vec<f32>>> {
+    let texts: Vec<usize> = data.pairs.iter().map(|p| p.text).collect();
+    let gallery = data.gallery();
+    let places: Vec<Option<usize>> =
+        data.pairs.iter().map(|p| gallery.iter().position(|v| *v == p.video)).collect();
+    let mut scorer = Scorer::open(model, (&*data.texts, texts), (&*data.videos, gallery), (job.open)()?)?;
+    let matched = places.iter().enumerate().filter_map(|(i, place)| Some((i, (*place)?)));
+    matched.map(|(text, video)| Ok(scorer.explain(text, video)?.shares())).collect()
+}
+
+fn strongest(shares: &[f32]) -> usize {
+    (0..shares.len()).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).unwrap_or(0)
+}
+
+/// Mutual information of strongest expert and factor over the mean of their entropies.
+fn nmi(shares: &[Vec<f32>], queries: &[Query]) -> f64 {
+    let experts = shares.first().map_or(0, Vec::len);
+    let factors = queries.iter().map(|q| q.factor + 1).max().unwrap_or(0);
+    let mut joint = vec![vec![0.0f64; factors]; experts];
+    for (shares, query) in shares.iter().zip(queries) {
+        joint[strongest(shares)][query.factor] += 1.0;
+    }
+    let total: f64 = joint.iter().flatten().sum();
+    if total <= 0.0 {
+        return 0.0;
+    }
+    joint.iter_mut().flatten().for_each(|p| *p /= total);
+    let rows: Vec<f64> = joint.iter().map(|r| r.iter().sum()).collect();
+    let columns: Vec<f64> = (0..factors).map(|c| joint.iter().map(|r| r[c]).sum()).collect();
+    let entropy = |p: &[f64]| -p.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>();
+    let mut shared = 0.0;
+    for (row, r) in joint.iter().zip(&rows) {
+        for (p, c) in row.iter().zip(&columns).filter(|(p, _)| **p > 0.0) {
+            shared += p * (p / (r * c)).ln();
+        }
+    }
+    let mean = (entropy(&rows) + entropy(&columns)) / 2.0;
+    if mean > 0.0 { shared / mean } else { 0.0 }
+}
+
+/// How many experts have a share worth the name.
+fn live(shares: &[Vec<f32>]) -> f64 {
+    let experts = shares.first().map_or(0, Vec::len);
+    let mean = |e: usize| shares.iter().map(|s| s[e]).sum::<f32>() / shares.len().max(1) as f32;
+    (0..experts).filter(|e| mean(*e) >= ALIVE).count() as f64
+}
+
+/// The model with a router that looks at the query beside.
+fn other_router(job: &Job, model: &Path) -> Result<PathBuf> {
+    let to = job.scratch.join("stranger");
+    let (built, params) = folder::load(model)?;
+    let mut config = built.config().clone();
+    let cba = config.cba.as_mut().ok_or_else(|| Error::shape("factors", "a routed model has a router"))?;
+    cba.routing.router = Router::Neighbour;
+    folder::save(&to, build(&config)?.as_ref(), &params, "a control of an experiment")?;
+    Ok(to)
+}
+
+/// The queries in an order in which each stands beside one for the same factor, or for another.
+fn ordered(made: Made<crate::data::worlds::factors::Video, Query>, same: bool) -> Dataset {
+    let Made { mut data, queries, .. } = made;
+    let mut order: Vec<usize> = (0..queries.len()).collect();
+    if same {
+        order.sort_by_key(|i| (queries[*i].factor, queries[*i].value));
+    } else {
+        order.sort_by_key(|i| (queries[*i].value, queries[*i].factor));
+    }
+    data.pairs = order.into_iter().map(|i| data.pairs[i]).collect();
+    data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(factor: usize) -> Query {
+        Query { factor, value: 0, correct: 0, distractors: vec![] }
+    }
+
+    #[test]
+    fn information_is_all_or_nothing_at_the_ends() {
+        let queries = [query(0), query(1), query(2), query(0), query(1), query(2)];
+        let one_hot = |e: usize| (0..4).map(|i| if i == e { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
+        let told: Vec<_> = [3, 0, 2, 3, 0, 2].into_iter().map(one_hot).collect();
+        assert!((nmi(&told, &queries) - 1.0).abs() < 1e-12);
+        let mute: Vec<_> = (0..6).map(|_| one_hot(1)).collect();
+        assert_eq!(nmi(&mute, &queries), 0.0);
+        assert_eq!((live(&told), live(&mute)), (3.0, 1.0));
+    }
+}
