@@ -5,6 +5,7 @@
 // x are the products of interact_dots, a row a slot; c is what interact_pool pools. An expert that does not exist, and a
 // logit of EXCLUDED or less, has gate 0; where n is LEAST_NORM or less all p are 0.
 #include "interact.cuh"
+#include "tile.cuh"
 
 constexpr u32 MAX_SLOTS = 16;
 constexpr float LEAST_NORM = 1e-12f;
@@ -162,7 +163,7 @@ __device__ inline void clear(const Interact& p, const Chunk& chunk, const Pair& 
 // The sum that the gradient of a soft-max subtracts is 0: a cosine does not change when all gates grow alike.
 // Floor: reads k + 1 numbers and writes k for each cosine; bound by bandwidth, and small beside the products around it.
 // Layout: as interact_route; eight lanes a row of products, so that each reads whole sectors, then a lane a frame.
-KERNEL interact_route_grad(const u32* __restrict__ word_segments, const u32* __restrict__ frame_segments,
+KERNEL_OF(4) interact_route_grad(const u32* __restrict__ word_segments, const u32* __restrict__ frame_segments,
                            const float* __restrict__ router_text, const float* __restrict__ router_frame,
                            const u32* __restrict__ slot_table, const float* __restrict__ gram,
                            const u32* __restrict__ pairs, const float* __restrict__ g, float* __restrict__ products,
@@ -295,7 +296,7 @@ struct Foreground {
     u32 experts, slots, kept, keep_background, tabled;
 };
 
-KERNEL foreground(const float* __restrict__ words, const u32* __restrict__ word_segments,
+KERNEL_OF(4) foreground(const float* __restrict__ words, const u32* __restrict__ word_segments,
                   const float* __restrict__ word_log_weights, const float* __restrict__ frames,
                   const u32* __restrict__ frame_segments, const float* __restrict__ router_text,
                   const float* __restrict__ router_frame, const u32* __restrict__ slot_table,

@@ -159,7 +159,7 @@ KERNEL interact_pair_dots(const float* __restrict__ words, const u32* __restrict
                     for (u32 group = 0; group < PAIR_GROUPS; group++) {
                         sum += stages.words[group * PAIR_FRAMES * TILE + i];
                     }
-                    if (r < f.count && c < w.count) dots[(pair * p.max_frames * p.slots + r) * p.max_words + c] = sum;
+                    if (r < f.count && c < w.count) dots[(pair * p.pair_rows + r) * p.max_words + c] = sum;
                 }
                 __syncthreads();
             }

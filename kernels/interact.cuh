@@ -13,6 +13,8 @@ struct Interact {
     u32 first_text, text_count, first_video, video_count, has_weights;
     Size listed;
     u32 transposed, add, tabled;
+    // Of products that a listed pair has a place for.
+    u32 pair_rows;
 };
 
 struct Rows { u32 begin, count; };

@@ -7,7 +7,7 @@ struct P {
     text_cap: u32, video_cap: u32, frame_cap: u32, views: u32, max_words: u32, max_frames: u32,
     tau: f32, relevance_tau: f32, experts: u32, slots: u32, kept: u32,
     first_text: u32, text_count: u32, first_video: u32, video_count: u32,
-    has_weights: u32, listed: u32, transposed: u32, add: u32, tabled: u32,
+    has_weights: u32, listed: u32, transposed: u32, add: u32, tabled: u32, pair_rows: u32,
 }
 
 // What a log-weight at or below the first value becomes.

@@ -61,7 +61,7 @@ fn main(
                 for (var i = 0u; i < 4u; i++) {
                     let r = row0 + local.y + 16u * (i / 2u);
                     let c = col0 + local.x + 16u * (i % 2u);
-                    if r < m && c < n { set_dots((pair * p.max_frames * p.slots + r) * p.max_words + c, sum[i]); }
+                    if r < m && c < n { set_dots((pair * p.pair_rows + r) * p.max_words + c, sum[i]); }
                 }
             }
         }

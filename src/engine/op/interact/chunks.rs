@@ -286,6 +286,7 @@ impl Chunk<'_> {
             .u32(transposed as usize)
             .u32(add as usize)
             .u32(!self.o.ins[8].is_absent() as usize)
+            .u32(0)
     }
     fn launch(&self, kernel: &'static KernelDef, groups: [u32; 3], args: Vec<Arg>) -> Launch {
         Launch { kernel, params: self.params(false, false), groups, args }
@@ -428,7 +429,7 @@ pub fn pairs(op: &Interact, o: &Operands, ctx: &Ctx) -> Vec<Launch> {
     let launches = (0..list.cap().max(1)).step_by(per_launch).flat_map(|first| {
         let params = op.params(&p).u32(first).u32(per_launch).u32(0).u32(0);
         let params = params.u32(!o.ins[2].is_absent() as usize).size(list).u32(0).u32(0);
-        let params = params.u32(!o.ins[8].is_absent() as usize);
+        let params = params.u32(!o.ins[8].is_absent() as usize).u32(op.max_frames as usize * p.slots);
         let launch = |kernel, teams: u64, args| {
             let groups = groups(per_launch as u64 * teams, 1);
             Launch { kernel, params: params.clone(), groups, args }
