@@ -53,7 +53,7 @@
 //! every millionth of a second it works. Tiles have fixed sizes and nothing is summed across them in the forward
 //! pass: the number of threads changes no bit.
 
-mod exp;
+pub(super) mod exp;
 mod gradient;
 mod pairs;
 mod pool;
