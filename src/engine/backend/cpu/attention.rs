@@ -200,17 +200,17 @@ fn tile<const ADD: bool, const R: usize, const V: usize, S: Simd>(
     let mut sums = [[s.splat_f32s(0.0); V]; R];
     for p in 0..k {
         let (vectors, _) = S::as_simd_f32s(&b[p * b_row + c..][..V * S::F32_LANES]);
-        for i in 0..R {
+        for (i, sums) in sums.iter_mut().enumerate() {
             let x = s.splat_f32s(a.at[(r + i) * a.row + p * a.col]);
             for v in 0..V {
-                sums[i][v] = s.mul_add_e_f32s(x, vectors[v], sums[i][v]);
+                sums[v] = s.mul_add_e_f32s(x, vectors[v], sums[v]);
             }
         }
     }
-    for i in 0..R {
+    for (i, sums) in sums.into_iter().enumerate() {
         let (vectors, _) = S::as_mut_simd_f32s(&mut to.at[(r + i) * to.row + c..][..V * S::F32_LANES]);
-        for v in 0..V {
-            vectors[v] = if ADD { s.add_f32s(vectors[v], sums[i][v]) } else { sums[i][v] };
+        for (to, sum) in vectors.iter_mut().zip(sums) {
+            *to = if ADD { s.add_f32s(*to, sum) } else { sum };
         }
     }
 }
