@@ -295,22 +295,23 @@ impl Case {
     }
     /// Every row several times, none, and some that do not exist.
     fn index(&self, sample: Sample) -> Sample {
-        self.index_of(sample, 9)
+        self.index_of(sample, 9, 7)
     }
     /// Two indices, of which every eleventh pair is one row, and weights within and beyond 0 to 1.
     fn lerp(&self, sample: Sample) -> Sample {
-        let mut sample = self.index_of(self.index_of(sample, 9), 10).normal(&[self.m], 11);
+        let mut sample = self.index_of(self.index_of(sample, 9, 7), 10, 8).normal(&[self.m], 11);
         let first = sample.ins[1].u().to_vec();
         if let HostData::U32(second) = &mut sample.ins[2].data {
             second.iter_mut().zip(first).step_by(11).for_each(|(s, f)| *s = f);
         }
         sample
     }
-    fn index_of(&self, sample: Sample, seed: u64) -> Sample {
+    /// Of every `period` indices, numbers 5 and 6 do not exist.
+    fn index_of(&self, sample: Sample, seed: u64, period: usize) -> Sample {
         let rows = self.rows.len(&self.counts);
         sample.with(DType::U32, &[self.m], |sizes| {
             let random = crate::random::Random::new(seed, rows as u64);
-            let draw = |i: usize| match i % (seed as usize - 2) {
+            let draw = |i: usize| match i % period {
                 6 => u32::MAX,
                 5 => rows as u32,
                 _ => random.below(i as u64, rows.max(1) as u64) as u32,

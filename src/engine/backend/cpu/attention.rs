@@ -5,7 +5,8 @@
 //! vector holds a column of 16 keys, and all five products run in registers of 4 rows x 32 columns.
 
 use super::Call;
-use super::lanes::{dot, exp, max, sum};
+use super::interact::exp::exp;
+use super::lanes::{dot, sum};
 use super::segment::Table;
 use crate::engine::op::attention::{EXCLUDED, MOST_COLUMNS, MOST_KEYS};
 use crate::engine::op::segment::FLOOR;
@@ -199,17 +200,17 @@ fn tile<const ADD: bool, const R: usize, const V: usize, S: Simd>(
     let mut sums = [[s.splat_f32s(0.0); V]; R];
     for p in 0..k {
         let (vectors, _) = S::as_simd_f32s(&b[p * b_row + c..][..V * S::F32_LANES]);
-        for i in 0..R {
+        for (i, sums) in sums.iter_mut().enumerate() {
             let x = s.splat_f32s(a.at[(r + i) * a.row + p * a.col]);
             for v in 0..V {
-                sums[i][v] = s.mul_add_e_f32s(x, vectors[v], sums[i][v]);
+                sums[v] = s.mul_add_e_f32s(x, vectors[v], sums[v]);
             }
         }
     }
-    for i in 0..R {
+    for (i, sums) in sums.into_iter().enumerate() {
         let (vectors, _) = S::as_mut_simd_f32s(&mut to.at[(r + i) * to.row + c..][..V * S::F32_LANES]);
-        for v in 0..V {
-            vectors[v] = if ADD { s.add_f32s(vectors[v], sums[i][v]) } else { sums[i][v] };
+        for (to, sum) in vectors.iter_mut().zip(sums) {
+            *to = if ADD { s.add_f32s(*to, sum) } else { sum };
         }
     }
 }
@@ -238,12 +239,23 @@ fn rest<const ADD: bool, S: Simd>(
 
 /// `x = e^(x − shift)`; x is a whole number of vectors.
 #[inline(always)]
-fn exp_of(x: &mut [f32], shift: f32) {
-    for vector in x.as_chunks_mut::<LANES>().0 {
-        for x in vector {
-            *x = exp(*x - shift);
-        }
+fn exp_of<S: Simd>(s: S, x: &mut [f32], shift: f32) {
+    let shift = s.splat_f32s(shift);
+    for x in S::as_mut_simd_f32s(x).0 {
+        let shifted = s.sub_f32s(*x, shift);
+        // What is added is 0, or NaN: a NaN must not vanish in the bounds that `exp` keeps.
+        *x = s.mul_add_e_f32s(shifted, s.splat_f32s(0.0), exp(s, shifted));
     }
+}
+
+/// The largest number of a whole number of vectors, at least [`FLOOR`].
+#[inline(always)]
+fn max<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut largest = s.splat_f32s(FLOOR);
+    for x in S::as_simd_f32s(x).0 {
+        largest = s.max_f32s(largest, *x);
+    }
+    s.reduce_max_f32s(largest)
 }
 
 /// The part of an output's rows before row `at` of `rows`, and the part from it on; an unwanted output has no rows.
@@ -318,9 +330,9 @@ impl Forward<'_> {
         p.dots(s, [p.q, p.k], &here, keys, h, [turned, logits]);
         for (i, row) in here.clone().zip(logits.chunks_exact_mut(stride)) {
             p.weigh(row, keys);
-            let largest = max(row, FLOOR);
+            let largest = max(s, row);
             // Where nothing takes part, every weight becomes 0.
-            exp_of(row, if largest <= EXCLUDED { 0.0 } else { largest });
+            exp_of(s, row, if largest <= EXCLUDED { 0.0 } else { largest });
             let total = sum(row);
             if total != 0.0 {
                 let share = 1.0 / total;
@@ -436,7 +448,7 @@ impl Backward<'_> {
         for (i, (row, slopes)) in here.clone().zip(rows) {
             let lse = lse[i * p.heads + h];
             p.weigh(row, taking_part);
-            exp_of(row, if lse <= EXCLUDED { 0.0 } else { lse });
+            exp_of(s, row, if lse <= EXCLUDED { 0.0 } else { lse });
             let delta = dot(row, slopes);
             slopes.iter_mut().zip(&*row).for_each(|(s, p)| *s = p * (*s - delta));
             if !out.dweights.is_empty() {

@@ -55,6 +55,7 @@
 
 mod exp;
 mod foreground;
+pub(super) mod exp;
 mod gradient;
 mod pairs;
 mod pool;
