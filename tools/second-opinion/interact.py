@@ -37,6 +37,8 @@ import numpy as np
 jax.config.update("jax_enable_x64", True)
 
 EXCLUDED = -1e29
+# A logit whose exponential is 0 beside any other.
+NEVER = -1e300
 LEAST_NORM = np.float64(np.float32(1e-12))
 TOLERANCE = 1e-9
 # Operands with a gradient, in the order of the outputs of interact_grad.
@@ -81,72 +83,78 @@ class Problem:
     def differentiated(self):
         return {name: jnp.asarray(self.x[name]) for name in DIFFERENTIATED if self.x[name] is not None}
 
-    def logits(self, x, text, frames):
-        """[T, k], and which of them exist."""
-        h = x["h"][frames]
-        table = self.x["table"]
-        table = np.tile(np.arange(self.slots), (h.shape[0], 1)) if table is None else table[frames].astype(int)
-        known = table < x["g"].shape[1]
-        return x["g"][text][np.where(known, table, 0)] + h, known
+    def padded(self, segments, longest, tail):
+        """Rows of each segment side by side and which of them exist; segments that are too long have none."""
+        lengths = [end - begin - tail if end - begin <= longest else 0 for begin, end in segments]
+        width = max([*lengths, 1])
+        rows = np.zeros((len(segments), width), int)
+        there = np.zeros((len(segments), width), bool)
+        for i, ((begin, _), length) in enumerate(zip(segments, lengths)):
+            rows[i, : max(length, 0)] = np.arange(begin, begin + max(length, 0))
+            there[i, : max(length, 0)] = True
+        return rows, there
 
-    def surviving(self, text, frames):
-        """The slots of each frame that take part for this text, by the values alone."""
-        logits, known = self.logits(self.x, text, frames)
+    def logits(self, x, frames):
+        """[N, M, T, k] for the rows [M, T] of the frames, and which of them exist."""
+        table = self.x["table"]
+        table = np.tile(np.arange(self.slots), (len(self.x["frames"]), 1)) if table is None else table.astype(int)
+        table = table[frames]
+        known = table < x["g"].shape[1]
+        return x["g"][:, np.where(known, table, 0)] + x["h"][frames][None], known[None]
+
+    def surviving(self, frames):
+        """The slots that take part, for every text: by the values alone."""
+        logits, known = self.logits(self.x, frames)
         part = known & (logits > EXCLUDED)
         # Stable: of equal logits the lower slot comes first.
-        order = np.argsort(-np.where(part, logits, -np.inf), axis=1, kind="stable")
-        rank = np.argsort(order, axis=1, kind="stable")
+        order = np.argsort(-np.where(part, logits, -np.inf), axis=-1, kind="stable")
+        rank = np.argsort(order, axis=-1, kind="stable")
         return part & (rank < (self.kept or self.slots))
 
-    def cosines(self, x, text, words, frames):
-        """[L, T] of the words' rows (the sentence's too) with a text's token of each frame."""
-        w = x["words"][words]
+    def cosines(self, x, words, frames):
+        """[N, M, L, T] of rows of words [N, L] with every text's token of the frames [M, T]."""
+        w, e = x["words"][words], x["frames"][frames]
         if not self.routed:
-            return w @ x["frames"][frames].T
-        part = self.surviving(text, frames)
-        logits = jnp.where(part, self.logits(x, text, frames)[0], -1e300)
-        pi = jax.nn.softmax(logits, axis=1) * part
-        gram = x["gram"][frames].reshape(-1, self.slots, self.slots)
-        squared = jnp.einsum("ts,tsr,tr->t", pi, gram, pi)
+            return jnp.einsum("nld,mtd->nmlt", w, e)
+        part = self.surviving(frames)
+        pi = jax.nn.softmax(jnp.where(part, self.logits(x, frames)[0], NEVER), axis=-1) * part
+        gram = x["gram"][frames].reshape(*frames.shape, self.slots, self.slots)
+        squared = jnp.einsum("nmts,mtsr,nmtr->nmt", pi, gram, pi)
         lives = squared > LEAST_NORM
-        p = jnp.where(lives, 1.0 / jnp.sqrt(jnp.where(lives, squared, 1.0)), 0.0)[:, None] * pi
-        experts = x["frames"][frames].reshape(-1, self.slots, w.shape[1])
-        return jnp.einsum("ld,tsd,ts->lt", w, experts, p)
+        p = jnp.where(lives, 1.0 / jnp.sqrt(jnp.where(lives, squared, 1.0)), 0.0)[..., None] * pi
+        experts = e.reshape(*frames.shape, self.slots, w.shape[-1])
+        return jnp.einsum("nld,mtsd,nmts->nmlt", w, experts, p)
 
-    def pair(self, x, text, video, view):
-        """Score and relevance of the frames; nothing where one of the two is empty."""
-        (begin, end), (first, last) = self.texts[text], self.videos[video]
-        if end - begin < 2 or first == last or end - begin > self.longest[0] or last - first > self.longest[1]:
-            return None
-        frames = np.arange(first, last)
-        frames = frames[self.x["bias"][frames] + self.views[view, frames] > EXCLUDED]
-        words = np.arange(begin, end - 1)
-        words = words[self.x["log_omega"][words] > EXCLUDED]
-        if len(frames) == 0 or len(words) == 0:
-            return None
-        c = self.cosines(x, text, np.append(words, end - 1), frames)
-        c, of_sentence = c[:-1], c[-1]
-        prior = x["bias"][frames] + self.views[view, frames]
-        log_rho = jax.nn.log_softmax(of_sentence / self.relevance_tau + prior)
-        log_omega = x["log_omega"][words]
-        over_frames = jax.nn.softmax(c / self.tau + log_rho[None, :], axis=1)
-        over_words = jax.nn.softmax(c / self.tau + log_omega[:, None], axis=0)
-        t2v = jnp.sum(jnp.exp(log_omega) * jnp.sum(over_frames * c, axis=1))
-        v2t = jnp.sum(jnp.exp(log_rho) * jnp.sum(over_words * c, axis=0))
-        return 0.5 * (t2v + v2t), jnp.exp(log_rho), frames
+    def view(self, x, words, frames, c, log_weights):
+        """Scores [N, M] and relevance [N, M, T] under one view; words and frames are (rows, which exist)."""
+        heard = words[1] & (self.x["log_omega"][words[0]] > EXCLUDED)
+        seen = frames[1] & ((self.x["bias"] + log_weights)[frames[0]] > EXCLUDED)
+        both = heard.any(axis=1)[:, None] & seen.any(axis=1)[None, :]
+        c, of_sentence = c[:, :, :-1], c[:, :, -1]
+        prior = x["bias"][frames[0]] + log_weights[frames[0]]
+        log_rho = jax.nn.log_softmax(jnp.where(seen, of_sentence / self.relevance_tau + prior, NEVER), axis=-1)
+        rho = jnp.where(seen, jnp.exp(log_rho), 0.0)
+        log_omega = jnp.where(heard, x["log_omega"][words[0]], NEVER)[:, None]
+        over_frames = jax.nn.softmax(c / self.tau + log_rho[:, :, None, :], axis=3)
+        over_words = jax.nn.softmax(c / self.tau + log_omega[..., None], axis=2)
+        t2v = jnp.sum(jnp.exp(log_omega) * jnp.sum(over_frames * c, axis=3), axis=2)
+        v2t = jnp.sum(rho * jnp.sum(over_words * c, axis=2), axis=2)
+        return jnp.where(both, 0.5 * (t2v + v2t), 0.0), jnp.where(both[..., None], rho, 0.0)
 
     def outputs(self, x):
         """Scores [N, M], view scores [P, N, M], relevance [N, R]."""
         shape = (len(self.views), len(self.texts), len(self.videos))
-        scores = jnp.zeros(shape)
         relevance = jnp.zeros((shape[1], self.x["frames"].shape[0]))
-        for view, text, video in np.ndindex(*shape):
-            pair = self.pair(x, text, video, view)
-            if pair is None:
-                continue
-            scores = scores.at[view, text, video].set(pair[0])
-            if view == 0:
-                relevance = relevance.at[text, pair[2]].set(pair[1])
+        if 0 in (shape[1], shape[2], len(self.x["words"]), len(self.x["frames"])):
+            return [jnp.zeros(shape[1:]), jnp.zeros((shape[0] - 1, *shape[1:])), relevance]
+        words = self.padded(self.texts, self.longest[0], 1)
+        frames = self.padded(self.videos, self.longest[1], 0)
+        # A text's sentence vector is the row behind its words; who has none is left out later.
+        sentence = np.maximum(self.texts[:, 1:] - 1, 0)
+        c = self.cosines(x, np.concatenate([words[0], sentence], axis=1), frames[0])
+        views = [self.view(x, words, frames, c, log_weights) for log_weights in self.views]
+        scores = jnp.stack([scores for scores, _ in views])
+        relevance = relevance.at[:, frames[0]].add(views[0][1])
         return [scores[0], scores[1:], relevance]
 
 
@@ -165,7 +173,7 @@ def compare(ours, theirs):
 
 def forward(meta, given):
     problem = Problem(meta, given)
-    outs = problem.outputs(problem.differentiated())
+    outs = jax.jit(problem.outputs)(problem.differentiated())
     return {f"out{i}": out for i, out in enumerate(outs)}
 
 
@@ -174,9 +182,10 @@ def backward(meta, given):
 
     def loss(x):
         douts = [given.get(f"in{11 + i}") for i in range(3)]
-        return sum(jnp.sum(d * out) for d, out in zip(douts, problem.outputs(x)) if d is not None)
+        terms = [jnp.sum(d * out) for d, out in zip(douts, problem.outputs(x)) if d is not None]
+        return sum(terms, jnp.zeros(()))
 
-    gradient = jax.grad(loss)(problem.differentiated())
+    gradient = jax.jit(jax.grad(loss))(problem.differentiated())
     return {f"out{i}": gradient[name] for i, name in enumerate(DIFFERENTIATED) if name in gradient}
 
 
