@@ -78,3 +78,93 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::common::{QUERIES, TESTS, TRUTH, WORLD};
+    use super::*;
+    use crate::data::{Dataset, Split, check};
+    use serde_json::json;
+
+    /// A small world of each kind.
+    fn small(seed: u64) -> Vec<World> {
+        let gallery = json!({"seed": seed, "train": 30, "val": 6, "gallery": 10, "dim": 16, "generator": "held-out"});
+        let factors = json!({"seed": seed, "train": 30, "values": 9, "factor_dim": 8, "dtype": "f32"});
+        let simple = json!({"seed": seed, "train": 30, "val": 6, "test": 10, "dim": 16});
+        let parameters = [simple, gallery.clone(), factors, gallery];
+        World::NAMES
+            .iter()
+            .zip(parameters)
+            .map(|(name, p)| World::with(name, p.as_object().cloned().unwrap()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn every_world_is_written_as_a_sound_data_set_with_its_truth() {
+        let dir = tempfile::tempdir().unwrap();
+        for (world, name) in small(5).into_iter().zip(World::NAMES) {
+            let place = dir.path().join(name);
+            world.write(&place).unwrap();
+            let report = check(&place);
+            assert!(report.is_usable() && report.summary.warnings == 0, "{name}: {:?}", report.problems);
+            let lines = |file: &str| std::fs::read_to_string(place.join(file)).unwrap().lines().count();
+            let splits = Split::ALL.map(|split| Dataset::open(&place, None, split).unwrap());
+            let videos: usize = splits.iter().map(|data| data.gallery().len()).sum();
+            assert_eq!(lines(TRUTH), videos, "{name}");
+            assert_eq!(lines(WORLD), 1);
+            if name != "simple" {
+                assert_eq!(lines(QUERIES), splits.iter().map(|data| data.pairs.len()).sum::<usize>(), "{name}");
+            }
+            let error = world.write(&place).unwrap_err().to_string();
+            assert!(error.contains("not empty"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_holds_what_memory_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = SpuriousBackground {
+            train: 8,
+            val: 4,
+            gallery: 6,
+            dtype: crate::data::TokenDtype::F32,
+            ..SpuriousBackground::default()
+        };
+        let place = dir.path().join("s1");
+        world.write(&place).unwrap();
+        for test in spurious_background::Test::ALL {
+            let folder = match test {
+                spurious_background::Test::Id => place.clone(),
+                other => place.join(TESTS).join(other.name()),
+            };
+            assert!(check(&folder).is_usable());
+            let (read, made) = (Dataset::open(&folder, None, Split::Test).unwrap(), world.test(test, 0).unwrap());
+            assert_eq!(read.pairs.len(), made.data.pairs.len());
+            for (mine, theirs) in read.pairs.iter().zip(&made.data.pairs) {
+                assert_eq!(read.caption(mine), made.data.caption(theirs));
+                assert_eq!(read.videos.load(mine.video).unwrap(), made.data.videos.load(theirs.video).unwrap());
+                assert_eq!(read.videos.timestamps(mine.video), made.data.videos.timestamps(theirs.video));
+                assert_eq!(read.texts.load(mine.text).unwrap(), made.data.texts.load(theirs.text).unwrap());
+            }
+            let truth = std::fs::read_to_string(folder.join(TRUTH)).unwrap();
+            let last: Value = serde_json::from_str(truth.lines().last().unwrap()).unwrap();
+            let video: spurious_background::Video = serde_json::from_value(json!({
+                "events": last["events"], "background": last["background"], "frames": last["frames"],
+                "clear": last["clear"], "twin": last["twin"],
+            }))
+            .unwrap();
+            assert_eq!(Some(&video), made.videos.last());
+        }
+    }
+
+    #[test]
+    fn parameters_of_another_world_are_refused() {
+        let one = |key: &str| Map::from_iter([(key.to_string(), json!(3))]);
+        for (name, key) in [("simple", "beta"), ("factors", "gallery"), ("temporal-order", "twin_pairs")] {
+            let error = World::with(name, one(key)).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        assert!(World::with("simpel", Map::new()).unwrap_err().to_string().contains("factors"));
+        assert!(World::with("spurious-background", one("beta")).is_ok());
+    }
+}
