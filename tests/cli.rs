@@ -100,6 +100,31 @@ fn from_data_to_reasons() {
 }
 
 #[test]
+fn worlds_come_by_name_with_any_parameter() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| at(&dir.path().join(name)).to_string();
+    let make = |name: &str, more: &[&str]| {
+        let out = place(name);
+        json(&[&["data", "world", "--name", name, "--out", &out, "--train", "40", "--json"], more].concat())
+    };
+    let s1 = ["--dim", "16", "--val", "4", "--test", "6", "--generator", "held-out", "--set", "beta=4"];
+    let told = make("spurious-background", &s1)["parameters"].clone();
+    assert_eq!((&told["gallery"], &told["beta"], &told["generator"]), (&6.into(), &4.0.into(), &"held-out".into()));
+    make("factors", &["--set", "values=9", "--set", "factor_dim=8"]);
+    make("temporal-order", &["--dim", "16", "--val", "4", "--test", "6"]);
+    for folder in ["spurious-background", "spurious-background/tests/adv", "factors", "temporal-order"] {
+        ok(&["data", "check", &place(folder)]);
+    }
+    let (factors, out) = (place("factors"), place("run"));
+    ok(&train(&factors, &out));
+    let other = place("other");
+    let wrong = refused(&["data", "world", "--out", &other, "--name", "factors", "--set", "gallery=9"]);
+    assert!(wrong.contains("gallery") && wrong.contains("values"), "{wrong}");
+    let wrong = refused(&["data", "world", "--out", &other, "--name", "factors", "--set", "values"]);
+    assert!(wrong.contains("KEY=VALUE"), "{wrong}");
+}
+
+#[test]
 fn kill_nine_at_ten_moments_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let world = world(dir.path());

@@ -192,7 +192,7 @@ impl SpuriousBackground {
         for (key, length) in lengths.into_iter().chain([("word_noise", self.word_noise)]) {
             within(key, length, 0.0, 100.0)?;
         }
-        let frames = self.slots.checked_mul(self.slot_frames).unwrap_or(usize::MAX);
+        let frames = self.slots.saturating_mul(self.slot_frames);
         fits("train", self.train, frames, self.dim)?;
         fits("val", self.val, frames, self.dim)?;
         fits("gallery", self.gallery, frames, self.dim)?;
