@@ -53,9 +53,8 @@
 //! every millionth of a second it works. Tiles have fixed sizes and nothing is summed across them in the forward
 //! pass: the number of threads changes no bit.
 
-mod exp;
-mod foreground;
 pub(super) mod exp;
+mod foreground;
 mod gradient;
 mod pairs;
 mod pool;
