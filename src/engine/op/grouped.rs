@@ -508,25 +508,26 @@ fn cases() -> Vec<Case> {
         ("experts without rows", fixed(2), 16, 1, 4, 3, Class::Tiny),
         ("large, to a low rank", fixed(1031), 8, 3, 260, 16, Class::Full),
         ("large, from a low rank", fixed(1031), 8, 3, 16, 260, Class::Full),
-        ("8192 rows, 512 to 16, 4 experts", fixed(8192), 4, 4, 512, 16, Class::Bench),
-        ("8192 rows, 16 to 512, 2 of 8", fixed(8192), 8, 2, 16, 512, Class::Bench),
     ];
     let ways = [(true, true), (false, true), (true, false), (false, false)];
-    let all = sizes.iter().flat_map(|size| ways.iter().map(move |way| (size, way)));
-    all.map(|(&(name, rows, experts, slots, inner, outer, class), &(shared, dispatched))| Case {
-        name: format!(
-            "{name}, {}, {}",
-            if shared { "shared x" } else { "own x" },
-            if dispatched { "dispatched" } else { "all experts" }
-        ),
-        by: GroupedLinear { experts, slots: if dispatched { slots } else { experts }, shared },
-        rows,
-        inner,
-        outer,
-        dispatched,
-        class,
-    })
-    // The bench cases are each of one kind: all experts as they are, two of eight by dispatch.
-    .filter(|c| c.class != Class::Bench || c.dispatched == (c.by.experts == 8))
-    .collect()
+    let all = sizes.into_iter().flat_map(|size| ways.map(|way| (size, way)));
+    let benches = [
+        (("2048 rows, 512 to 16, 2 of 8", fixed(2048), 8, 2, 512, 16, Class::Bench), (true, true)),
+        (("2048 rows, 16 to 512, all of 4", fixed(2048), 4, 4, 16, 512, Class::Bench), (false, false)),
+    ];
+    all.chain(benches)
+        .map(|((name, rows, experts, slots, inner, outer, class), (shared, dispatched))| Case {
+            name: format!(
+                "{name}, {}, {}",
+                if shared { "shared x" } else { "own x" },
+                if dispatched { "dispatched" } else { "all experts" }
+            ),
+            by: GroupedLinear { experts, slots: if dispatched { slots } else { experts }, shared },
+            rows,
+            inner,
+            outer,
+            dispatched,
+            class,
+        })
+        .collect()
 }
