@@ -38,6 +38,15 @@ static PRODUCT_KERNEL: KernelDef = KernelDef {
     cuda: Some(&ptx::GROUPED),
 };
 
+/// The same with transposed matrices, for gradients.
+static PRODUCT_BACK_KERNEL: KernelDef = KernelDef {
+    name: "grouped_product_back",
+    operands: PRODUCT_KERNEL.operands,
+    cpu: PRODUCT_KERNEL.cpu,
+    wgsl: PRODUCT_KERNEL.wgsl,
+    cuda: Some(&ptx::GROUPED),
+};
+
 static COMBINE_KERNEL: KernelDef = KernelDef {
     name: "grouped_combine",
     operands: &[read("slots"), write("y")],
@@ -132,7 +141,8 @@ impl GroupedLinear {
         let runs = tiles(s.rows.cap() * self.slots + TILE * self.experts);
         let [x, weight, order, offsets] = args;
         let args = vec![x, weight, order, offsets, scratch, y];
-        Launch { kernel: &PRODUCT_KERNEL, params, groups: [tiles(width), runs, 1], args }
+        let kernel = if way == Way::Forward { &PRODUCT_KERNEL } else { &PRODUCT_BACK_KERNEL };
+        Launch { kernel, params, groups: [tiles(width), runs, 1], args }
     }
 }
 
@@ -286,7 +296,7 @@ impl Op for GroupedLinearDx {
         Cost { flops: 2 * ins[0].elements() * ins[1].dim(1).cap() as u64, ..Cost::traffic(ins, outs) }
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
-        [&PRODUCT_KERNEL, &COMBINE_KERNEL].into_iter().chain(LINEAR.kernels()).collect()
+        [&PRODUCT_BACK_KERNEL, &COMBINE_KERNEL].into_iter().chain(LINEAR.kernels()).collect()
     }
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
         let (rows, inner, outer) = (ins[0].dim(0), ins[1].dim(1).cap(), ins[1].dim(0).cap() / self.forward.experts);
