@@ -33,7 +33,7 @@ struct Gathered {
     }
 };
 
-// grouped_product: y[slot] = W_e x[slot] for the slots of every expert e; backwards W_e transposed.
+// grouped_product: y[slot] = W_e x[slot] for the slots of every expert e; grouped_product_back: W_e transposed.
 //
 // Floor: 2·R·k·I·O FLOPs, and with O = 16 as many bytes from memory as 4·R·k·(I + O): bound by bandwidth there.
 // Layout: the runs of all experts are divided into tiles of 64 slots; a block finds its tile by walking over the runs,
@@ -50,9 +50,9 @@ struct Product {
     u32 slots, experts, depth, width, x_shared, forward, combined, dispatched;
 };
 
-KERNEL grouped_product(const float* __restrict__ x, const float* __restrict__ weight, const u32* __restrict__ order,
-                       const u32* __restrict__ offsets, float* __restrict__ scratch, float* __restrict__ y,
-                       const u32* __restrict__ counts, Product p) {
+template <bool FORWARD>
+__device__ inline void product(const float* x, const float* weight, const u32* order, const u32* offsets, float* y,
+                               const u32* counts, const Product& p) {
     __shared__ Stages stages;
     u32 rows = p.rows(counts);
     bool aligned = p.width % 4 == 0 && reinterpret_cast<size_t>(y) % 16 == 0;
@@ -63,12 +63,10 @@ KERNEL grouped_product(const float* __restrict__ x, const float* __restrict__ we
         for (; tile - first_tile < tiles; tile += gridDim.y) {
             u32 row0 = (tile - first_tile) * TILE;
             Gathered left = {x, run.length, p.depth, p.depth, run, p.x_shared == 1 ? p.slots : 1};
-            Matrix right = {weight + size_t(e) * p.depth * p.width, p.width, p.depth,
-                            p.forward == 1 ? p.depth : p.width};
+            Matrix right = {weight + size_t(e) * p.depth * p.width, p.width, p.depth, FORWARD ? p.depth : p.width};
             for (u32 col0 = blockIdx.x * TILE; col0 < p.width; col0 += gridDim.x * TILE) {
                 float sum[4][4] = {};
-                if (p.forward == 1) tile_product<true, true>(left, right, row0, col0, stages, sum);
-                else tile_product<true, false>(left, right, row0, col0, stages, sum);
+                tile_product<true, FORWARD>(left, right, row0, col0, stages, sum);
                 by_four(put_tile(stages, sum), [&](u32 r, u32 c, float (&v)[4]) {
                     if (row0 + r >= run.length || col0 + c >= p.width) return;
                     float* to = y + size_t(run.slot(row0 + r)) * p.width + col0 + c;
@@ -78,6 +76,19 @@ KERNEL grouped_product(const float* __restrict__ x, const float* __restrict__ we
         }
         first_tile += tiles;
     }
+}
+
+KERNEL grouped_product(const float* __restrict__ x, const float* __restrict__ weight, const u32* __restrict__ order,
+                       const u32* __restrict__ offsets, float* __restrict__ scratch, float* __restrict__ y,
+                       const u32* __restrict__ counts, Product p) {
+    product<true>(x, weight, order, offsets, y, counts, p);
+}
+
+KERNEL grouped_product_back(const float* __restrict__ x, const float* __restrict__ weight,
+                            const u32* __restrict__ order, const u32* __restrict__ offsets,
+                            float* __restrict__ scratch, float* __restrict__ y, const u32* __restrict__ counts,
+                            Product p) {
+    product<false>(x, weight, order, offsets, y, counts, p);
 }
 
 // grouped_combine: y[r] = sum of the row's slots, in their order.

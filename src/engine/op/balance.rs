@@ -62,7 +62,8 @@ fn expect_problem(op: &str, ins: &[Meta]) -> Result<(Dim, usize)> {
         let got = format!("{} and {}", ins[0], ins[1]);
         return Err(Error::shape(op, format!("both logits must have the same 1 to {MOST} columns: {got}")));
     }
-    if ins[2].dim(0) != ins[0].dim(0) || ins[2].dim(1) != Dim::Fixed(2) {
+    // Texts and videos may be counted on axes of their own, with equal counts.
+    if ins[2].dim(0).cap() != ins[0].dim(0).cap() || ins[2].dim(1) != Dim::Fixed(2) {
         let texts = ins[0].dim(0);
         return Err(Error::shape(op, format!("frame_segments must be u32 [{texts}, 2] and are {}", ins[2])));
     }

@@ -38,6 +38,15 @@ static PRODUCT_KERNEL: KernelDef = KernelDef {
     cuda: Some(&ptx::GROUPED),
 };
 
+/// The same with transposed matrices, for gradients.
+static PRODUCT_BACK_KERNEL: KernelDef = KernelDef {
+    name: "grouped_product_back",
+    operands: PRODUCT_KERNEL.operands,
+    cpu: PRODUCT_KERNEL.cpu,
+    wgsl: PRODUCT_KERNEL.wgsl,
+    cuda: Some(&ptx::GROUPED),
+};
+
 static COMBINE_KERNEL: KernelDef = KernelDef {
     name: "grouped_combine",
     operands: &[read("slots"), write("y")],
@@ -132,7 +141,8 @@ impl GroupedLinear {
         let runs = tiles(s.rows.cap() * self.slots + TILE * self.experts);
         let [x, weight, order, offsets] = args;
         let args = vec![x, weight, order, offsets, scratch, y];
-        Launch { kernel: &PRODUCT_KERNEL, params, groups: [tiles(width), runs, 1], args }
+        let kernel = if way == Way::Forward { &PRODUCT_KERNEL } else { &PRODUCT_BACK_KERNEL };
+        Launch { kernel, params, groups: [tiles(width), runs, 1], args }
     }
 }
 
@@ -286,7 +296,7 @@ impl Op for GroupedLinearDx {
         Cost { flops: 2 * ins[0].elements() * ins[1].dim(1).cap() as u64, ..Cost::traffic(ins, outs) }
     }
     fn kernels(&self) -> Vec<&'static KernelDef> {
-        [&PRODUCT_KERNEL, &COMBINE_KERNEL].into_iter().chain(LINEAR.kernels()).collect()
+        [&PRODUCT_BACK_KERNEL, &COMBINE_KERNEL].into_iter().chain(LINEAR.kernels()).collect()
     }
     fn workspace(&self, ins: &[Meta], ctx: &Ctx) -> u64 {
         let (rows, inner, outer) = (ins[0].dim(0), ins[1].dim(1).cap(), ins[1].dim(0).cap() / self.forward.experts);
@@ -508,25 +518,26 @@ fn cases() -> Vec<Case> {
         ("experts without rows", fixed(2), 16, 1, 4, 3, Class::Tiny),
         ("large, to a low rank", fixed(1031), 8, 3, 260, 16, Class::Full),
         ("large, from a low rank", fixed(1031), 8, 3, 16, 260, Class::Full),
-        ("8192 rows, 512 to 16, 4 experts", fixed(8192), 4, 4, 512, 16, Class::Bench),
-        ("8192 rows, 16 to 512, 2 of 8", fixed(8192), 8, 2, 16, 512, Class::Bench),
     ];
     let ways = [(true, true), (false, true), (true, false), (false, false)];
-    let all = sizes.iter().flat_map(|size| ways.iter().map(move |way| (size, way)));
-    all.map(|(&(name, rows, experts, slots, inner, outer, class), &(shared, dispatched))| Case {
-        name: format!(
-            "{name}, {}, {}",
-            if shared { "shared x" } else { "own x" },
-            if dispatched { "dispatched" } else { "all experts" }
-        ),
-        by: GroupedLinear { experts, slots: if dispatched { slots } else { experts }, shared },
-        rows,
-        inner,
-        outer,
-        dispatched,
-        class,
-    })
-    // The bench cases are each of one kind: all experts as they are, two of eight by dispatch.
-    .filter(|c| c.class != Class::Bench || c.dispatched == (c.by.experts == 8))
-    .collect()
+    let all = sizes.into_iter().flat_map(|size| ways.map(|way| (size, way)));
+    let benches = [
+        (("2048 rows, 512 to 16, 2 of 8", fixed(2048), 8, 2, 512, 16, Class::Bench), (true, true)),
+        (("2048 rows, 16 to 512, all of 4", fixed(2048), 4, 4, 16, 512, Class::Bench), (false, false)),
+    ];
+    all.chain(benches)
+        .map(|((name, rows, experts, slots, inner, outer, class), (shared, dispatched))| Case {
+            name: format!(
+                "{name}, {}, {}",
+                if shared { "shared x" } else { "own x" },
+                if dispatched { "dispatched" } else { "all experts" }
+            ),
+            by: GroupedLinear { experts, slots: if dispatched { slots } else { experts }, shared },
+            rows,
+            inner,
+            outer,
+            dispatched,
+            class,
+        })
+        .collect()
 }

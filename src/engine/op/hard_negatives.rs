@@ -74,7 +74,11 @@ impl Op for HardNegatives {
                 refuse(format!("the share must be above 0 and at most 1 and is {share}"))
             }
             Top::Items(n) if n >= 1 << 31 => refuse(format!("{n} negatives are more than a row can hold")),
-            _ => Ok(vec![ins[0].clone()]),
+            // Rows are counted as the keys are: those of `contrast` are on the axis of texts.
+            _ => {
+                let key = ins[1..].iter().find(|m| !m.is_absent()).map_or(rows, |m| m.dim(0));
+                Ok(vec![Meta::f32(&[key, cols])?])
+            }
         }
     }
     fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {

@@ -62,12 +62,13 @@ pub fn expert(call: &mut Call) {
                         y.copy_from_slice(&low[(r * size.slots + s) * cols..][..cols]);
                     }
                     let (shared, v) = (&shared[r * cols..][..cols], &v[r * cols..][..cols]);
-                    y.iter_mut().zip(shared).for_each(|(y, shared)| *y += shared);
-                    let own = size.own(table, diagonal, r, s).zip(size.own(table, bias, r, s));
-                    if let Some((diagonal, bias)) = own {
-                        for ((y, v), (diagonal, bias)) in y.iter_mut().zip(v).zip(diagonal.iter().zip(bias)) {
-                            *y = v.mul_add(*diagonal, *y + bias);
+                    if let Some((diagonal, bias)) = size.own(table, diagonal, r, s).zip(size.own(table, bias, r, s)) {
+                        let own = diagonal.iter().zip(bias).zip(shared.iter().zip(v));
+                        for (y, ((diagonal, bias), (shared, v))) in y.iter_mut().zip(own) {
+                            *y = v.mul_add(*diagonal, *y + shared + bias);
                         }
+                    } else {
+                        y.iter_mut().zip(shared).for_each(|(y, shared)| *y += shared);
                     }
                     if let Some(delta) = delta.get_mut(slot * cols..(slot + 1) * cols) {
                         delta.copy_from_slice(y);
@@ -139,16 +140,16 @@ impl Gradients<'_> {
                 dlow.copy_from_slice(&d[..n]);
             }
             if let Some(diagonal) = self.size.own(self.table, self.diagonal, r, s) {
-                for (i, diagonal) in diagonal[c..c + n].iter().enumerate() {
-                    dv[i] = diagonal.mul_add(d[i], dv[i]);
+                for ((dv, d), diagonal) in dv.iter_mut().zip(&d).zip(&diagonal[c..c + n]) {
+                    *dv = diagonal.mul_add(*d, *dv);
                 }
                 let sums = self.size.expert(self.table, r, s) * 2 * cols;
                 if let Some(sums) = part.sums.get_mut(sums..sums + 2 * cols) {
                     let (ddiagonal, dbias) = sums.split_at_mut(cols);
-                    for (i, (ddiagonal, dbias)) in ddiagonal[c..c + n].iter_mut().zip(&mut dbias[c..c + n]).enumerate()
-                    {
-                        *ddiagonal = v[i].mul_add(d[i], *ddiagonal);
-                        *dbias += d[i];
+                    let sums = ddiagonal[c..c + n].iter_mut().zip(&mut dbias[c..c + n]);
+                    for ((ddiagonal, dbias), (v, d)) in sums.zip(v.iter().zip(&d)) {
+                        *ddiagonal = v.mul_add(*d, *ddiagonal);
+                        *dbias += d;
                     }
                 }
             }

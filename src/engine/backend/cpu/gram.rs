@@ -53,7 +53,11 @@ pub fn gram_grad(call: &mut Call) {
                             for (t, e) in e.chunks_exact(cols).enumerate() {
                                 let by = d[s * k + t] + d[t * k + s];
                                 let e = &e[strip * STRIP..][..de.len()];
-                                sum.iter_mut().zip(e).for_each(|(sum, e)| *sum = by.mul_add(*e, *sum));
+                                match <&[f32; STRIP]>::try_from(e) {
+                                    // Of a length the compiler knows, the sums stay in registers.
+                                    Ok(e) => (0..STRIP).for_each(|i| sum[i] = by.mul_add(e[i], sum[i])),
+                                    Err(_) => sum.iter_mut().zip(e).for_each(|(sum, e)| *sum = by.mul_add(*e, *sum)),
+                                }
                             }
                             de.copy_from_slice(&sum[..de.len()]);
                         }

@@ -24,12 +24,15 @@ fn ordered(logit: f32) -> u32 {
 /// Fills the slots of a row.
 fn pick(logits: &[f32], picked: &mut [f32], table: &mut [u32]) {
     // A key is larger for a larger logit and, of equal ones, for a lower expert; all of a row differ.
+    let mut keys = [0u64; MOST_EXPERTS];
+    for (e, (key, logit)) in keys.iter_mut().zip(logits).enumerate() {
+        *key = u64::from(ordered(*logit)) << 32 | u64::from(!(e as u32));
+    }
     let mut before = u64::MAX;
     for (picked, table) in picked.iter_mut().zip(table) {
         let mut best = 0;
-        for (e, logit) in logits.iter().enumerate() {
-            let key = u64::from(ordered(*logit)) << 32 | u64::from(!(e as u32));
-            best = if key < before && key > best { key } else { best };
+        for key in &keys[..logits.len().min(MOST_EXPERTS)] {
+            best = if *key < before { best.max(*key) } else { best };
         }
         let expert = !(best as u32);
         *picked = logits.get(expert as usize).copied().unwrap_or(0.0);
