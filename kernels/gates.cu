@@ -288,7 +288,8 @@ KERNEL interact_route_texts(const u32* __restrict__ word_segments, const u32* __
 // foreground: which frames of its own video a text is about: those ⌈T/2⌉ with the highest peaks, of equal ones the
 // earlier; a frame's peak is its highest cosine with a word.
 // Floor: 2·L·T·k·D FLOPs a pair, once a batch; beside all pairs of it small, so this is plain.
-// Layout: a block takes a pair, a warp a frame, lanes run along the rows; then a thread a frame counts who is ahead.
+// Layout: a block takes a pair: a thread a frame takes its gates, a warp a frame its peak, lanes along the rows; then a
+// thread a frame counts who is ahead.
 struct Foreground {
     Size texts, videos, words, frames;
     u32 width, text_cap, video_cap, frame_cap, views, max_words, max_frames;
@@ -303,25 +304,27 @@ KERNEL_OF(4) foreground(const float* __restrict__ words, const u32* __restrict__
                   const float* __restrict__ gram, float* __restrict__ log_weights, float* __restrict__ scratch,
                   const u32* __restrict__ counts, Foreground p) {
     __shared__ float peaks[512];
-    __shared__ float memory[WARPS][MAX_SLOTS];
+    __shared__ float weights[512 * MAX_SLOTS];
     Router router = {router_text, router_frame, slot_table, gram, p.experts, p.slots, p.kept};
     u32 videos = p.videos(counts), texts = p.texts(counts), warp = threadIdx.x / WARP, lane = lane_index();
     u32 all_words = p.words(counts), all_frames = p.frames(counts);
-    float* weights = memory[warp];
     for (u32 i = blockIdx.x; i < videos; i += gridDim.x) {
         Rows all = Chunk::of_one(frame_segments, i, all_frames, ALL);
         Rows text = i < texts ? Chunk::of_one(word_segments, i, all_words, p.max_words) : Rows{0, 0};
         u32 word_count = text.count > 0 ? text.count - 1 : 0;
         u32 count = word_count > 0 && all.count <= p.max_frames ? all.count : 0;
+        for (u32 t = threadIdx.x; t < count; t += THREADS) {
+            float* mine = weights + t * p.slots;
+            if (p.experts == 0) {
+                mine[0] = 1.0f;
+                continue;
+            }
+            float scale = router.gates(i, all.begin + t, mine);
+            for (u32 s = 0; s < p.slots; s++) mine[s] *= scale;
+        }
+        __syncthreads();
         for (u32 t = warp; t < count; t += WARPS) {
             u32 row = all.begin + t;
-            if (lane == 0) {
-                float scale = 1.0f;
-                if (p.experts > 0) scale = router.gates(i, row, weights);
-                else weights[0] = 1.0f;
-                for (u32 s = 0; s < p.slots; s++) weights[s] *= scale;
-            }
-            __syncwarp();
             const float* experts = frames + size_t(row) * p.slots * p.width;
             float peak = 2.0f * FLOOR;
             for (u32 l = 0; l < word_count; l++) {
@@ -330,13 +333,12 @@ KERNEL_OF(4) foreground(const float* __restrict__ words, const u32* __restrict__
                 float sum = 0.0f;
                 for (u32 d = lane; d < p.width; d += WARP) {
                     float mixed = 0.0f;
-                    for (u32 s = 0; s < p.slots; s++) mixed = fmaf(weights[s], experts[s * p.width + d], mixed);
+                    for (u32 s = 0; s < p.slots; s++) mixed = fmaf(weights[t * p.slots + s], experts[s * p.width + d], mixed);
                     sum = fmaf(word[d], mixed, sum);
                 }
                 peak = fmaxf(peak, warp_sum(sum));
             }
             if (lane == 0) peaks[t] = peak;
-            __syncwarp();
         }
         __syncthreads();
         for (u32 t = threadIdx.x; t < all.count; t += THREADS) {

@@ -2,8 +2,9 @@
 // earlier; a frame's peak is its highest cosine with a word.
 //
 // Floor: 2·L·T·k·D FLOPs a pair, once a batch; beside all pairs of it small, so this is plain.
-// Layout: a workgroup of 64 a pair. Each invocation takes words of frames in turn, and peaks meet in workgroup memory
+// Layout: a workgroup of 256 a pair. Each invocation takes words of frames in turn, and peaks meet in workgroup memory
 // as ordered bits: a maximum is the same in any order. Then an invocation a frame counts who is ahead of it.
+// Learnt: lavapipe leaves a shader's loops after 65535 rounds of all of them together, hence 256 and four at a time.
 struct P {
     texts: u32, videos: u32, words: u32, frames: u32, width: u32,
     text_cap: u32, video_cap: u32, frame_cap: u32, views: u32, max_words: u32, max_frames: u32,
@@ -33,15 +34,22 @@ fn cosine(text: u32, word: u32, row: u32) -> f32 {
     if p.experts > 0u { a = gates_of(text, row); }
     for (var s = 0u; s < p.slots; s++) {
         var product = 0.0;
-        for (var d = 0u; d < p.width; d++) {
-            product = fma(words(word * p.width + d), frames((row * p.slots + s) * p.width + d), product);
+        let left = word * p.width;
+        let right = (row * p.slots + s) * p.width;
+        let whole = p.width / 4u * 4u;
+        for (var d = 0u; d < whole; d += 4u) {
+            product = fma(words(left + d), frames(right + d), product);
+            product = fma(words(left + d + 1u), frames(right + d + 1u), product);
+            product = fma(words(left + d + 2u), frames(right + d + 2u), product);
+            product = fma(words(left + d + 3u), frames(right + d + 3u), product);
         }
+        for (var d = whole; d < p.width; d++) { product = fma(words(left + d), frames(right + d), product); }
         sum = fma(a.pi[s] * a.scale, product, sum);
     }
     return sum;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(256)
 fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(workgroup_id) group: vec3<u32>,
@@ -58,16 +66,16 @@ fn main(
         }
         var count = end - begin;
         if rows < 2u || rows > p.max_words || count > p.max_frames { count = 0u; }
-        for (var t = lane; t < count; t += 64u) { atomicStore(&peaks[t], 0u); }
+        for (var t = lane; t < count; t += 256u) { atomicStore(&peaks[t], 0u); }
         workgroupBarrier();
         let word_count = max(rows, 1u) - 1u;
-        for (var item = lane; item < count * word_count; item += 64u) {
+        for (var item = lane; item < count * word_count; item += 256u) {
             let t = item / word_count;
             let word = first + item % word_count;
             if !(word_log_weights(word) <= EXCLUDED) { atomicMax(&peaks[t], ordered(cosine(i, word, begin + t))); }
         }
         workgroupBarrier();
-        for (var t = lane; t < end - begin; t += 64u) {
+        for (var t = lane; t < end - begin; t += 256u) {
             var value = 0.0;
             // Without a word that takes part there is no peak.
             if t < count && atomicLoad(&peaks[t]) > 0u {

@@ -4,7 +4,7 @@ use super::super::{Common, device, output};
 use super::batch::Sizes;
 use super::median;
 use crate::engine::graph::{Graph, Value};
-use crate::engine::op::interact::Interact;
+use crate::engine::op::interact::{Interact, MAX_SLOTS};
 use crate::engine::op::linear::Linear;
 use crate::engine::scheduler::executor::Executor;
 use crate::engine::scheduler::plan::{StateLayout, plan};
@@ -22,7 +22,8 @@ const TEXTS_AT_A_TIME: usize = 32;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  moviola bench scoring --texts 1000 --videos 1000 --words 32 --frames 12 --dim 512 --json")]
+  moviola bench scoring --texts 1000 --videos 1000 --words 32 --frames 12 --dim 512 --json
+  moviola bench scoring --experts 4")]
 pub struct Scoring {
     #[arg(long, default_value_t = 1000)]
     texts: usize,
@@ -36,6 +37,9 @@ pub struct Scoring {
     frames: usize,
     #[arg(long, default_value_t = 512)]
     dim: usize,
+    /// Experts of every frame, which each text mixes by its router; 1: no router.
+    #[arg(long, default_value_t = 1)]
+    experts: usize,
     /// Every length is random, from 1 to the given one.
     #[arg(long)]
     ragged: bool,
@@ -49,6 +53,7 @@ struct Report {
     device: String,
     texts: usize,
     videos: usize,
+    experts: usize,
     seconds: f64,
     gemm_seconds: f64,
     /// Median over turns of scoring / product.
@@ -60,23 +65,33 @@ struct Report {
 
 impl Scoring {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let &Scoring { texts, videos, words, frames, dim, ragged, runs } = self;
+        let &Scoring { texts, videos, words, frames, dim, experts, ragged, runs } = self;
         let sizes = Sizes { texts, videos, words, frames, dim, ragged };
-        sizes.check()?;
         if !(1..=10_000).contains(&runs) {
             return Err(Error::config("--runs", format!("is {runs}"), "use 1 to 10000"));
         }
+        if !(1..=MAX_SLOTS).contains(&experts) {
+            return Err(Error::config("--experts", format!("is {experts}"), format!("use 1 to {MAX_SLOTS}")));
+        }
+        Sizes { frames: frames.saturating_mul(experts), ..sizes }.check()?;
         let batch = sizes.batch();
         let (rows, columns) = (batch.texts.rows(), batch.videos.rows());
         let part = rows.min(TEXTS_AT_A_TIME * (words + 1));
-        let graphs = [self.scoring(rows, columns)?, product(rows, columns, part, dim)?];
+        let graphs = [self.scoring(rows, columns)?, product(rows, columns, experts, part, dim)?];
         let states = StateLayout::of(&graphs)?;
         let backend = device::open(common)?;
         let ctx = backend.ctx();
         let plans = ["scoring", "product"].iter().zip(&graphs).map(|(n, g)| plan(n, g, &states, &ctx));
         let mut executor = Executor::new(backend, plans.collect::<Result<_>>()?, states)?;
         executor.write_state("words", batch.texts.values())?;
-        executor.write_state("frames", batch.videos.values())?;
+        // Experts that hand back their frame: what they hold costs no time.
+        let frames = batch.videos.values().chunks(dim).flat_map(|row| row.repeat(experts));
+        executor.write_state("frames", &frames.collect::<Vec<f32>>())?;
+        if experts > 1 {
+            executor.write_state("router_text", &vec![0.0; texts * experts])?;
+            executor.write_state("router_frame", &vec![0.0; columns * experts])?;
+            executor.write_state("gram", &vec![1.0; columns * experts * experts])?;
+        }
         executor.write_state_words("word_segments", &batch.texts.segments())?;
         executor.write_state_words("frame_segments", &batch.videos.segments())?;
         executor.write_state("word_log_weights", &vec![-(words as f32).ln(); rows])?;
@@ -101,11 +116,12 @@ impl Scoring {
             }
         }
         let (seconds, gemm_seconds) = (median(scoring), median(product));
-        let flops = 2.0 * rows as f64 * columns as f64 * dim as f64;
+        let flops = 2.0 * rows as f64 * (columns * experts) as f64 * dim as f64;
         let report = Report {
             device: executor.device(),
             texts,
             videos,
+            experts,
             seconds,
             gemm_seconds,
             ratio: median(ratios.clone()),
@@ -130,7 +146,9 @@ impl Scoring {
         let mut g = Graph::new();
         let tokens = |rows| Meta::f32(&[Dim::Fixed(rows), Dim::Fixed(self.dim)]);
         let words = g.state("words", tokens(rows)?);
-        let frames = g.state("frames", tokens(columns)?);
+        let slots = Dim::Fixed(self.experts);
+        let wide = Dim::Fixed(self.experts * self.dim);
+        let frames = g.state("frames", Meta::f32(&[Dim::Fixed(columns), wide])?);
         let word_segments = g.state("word_segments", Meta::u32(&[Dim::Fixed(self.texts), Dim::Fixed(2)])?);
         let frame_segments = g.state("frame_segments", Meta::u32(&[Dim::Fixed(self.videos), Dim::Fixed(2)])?);
         let weights = g.state("word_log_weights", Meta::f32(&[Dim::Fixed(rows)])?);
@@ -144,18 +162,25 @@ impl Scoring {
             kept: 0,
         };
         let none = Value::ABSENT;
-        let ins = [words, word_segments, weights, frames, frame_segments, bias, none, none, none, none, none];
+        let mut ins = [words, word_segments, weights, frames, frame_segments, bias, none, none, none, none, none];
+        if self.experts > 1 {
+            let square = Dim::Fixed(self.experts * self.experts);
+            ins[6] = g.state("router_text", Meta::f32(&[Dim::Fixed(self.texts), slots])?);
+            ins[7] = g.state("router_frame", Meta::f32(&[Dim::Fixed(columns), slots])?);
+            ins[9] = g.state("gram", Meta::f32(&[Dim::Fixed(columns), square])?);
+        }
         let scores = g.apply(op, &ins)?;
         g.output("scores", scores);
         Ok(g)
     }
 }
 
-/// The products of `part` words with all frames.
-fn product(rows: usize, columns: usize, part: usize, dim: usize) -> Result<Graph> {
+/// The products of `part` words with all frames, and each expert of theirs.
+fn product(rows: usize, columns: usize, experts: usize, part: usize, dim: usize) -> Result<Graph> {
     let mut g = Graph::new();
     let words = g.state("words", Meta::f32(&[Dim::Fixed(rows), Dim::Fixed(dim)])?);
-    let frames = g.state("frames", Meta::f32(&[Dim::Fixed(columns), Dim::Fixed(dim)])?);
+    let frames = g.state("frames", Meta::f32(&[Dim::Fixed(columns), Dim::Fixed(experts * dim)])?);
+    let frames = g.view(frames, 0, Meta::f32(&[Dim::Fixed(columns * experts), Dim::Fixed(dim)])?)?;
     let words = g.view(words, 0, Meta::f32(&[Dim::Fixed(part), Dim::Fixed(dim)])?)?;
     let y = g.apply(Linear::new(false, true), &[words, frames, Value::ABSENT, Value::ABSENT])?;
     g.output("product", y);

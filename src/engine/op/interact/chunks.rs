@@ -450,6 +450,7 @@ pub fn pairs(op: &Interact, o: &Operands, ctx: &Ctx) -> Vec<Launch> {
 #[cfg(test)]
 mod tests {
     use super::super::super::super::tensor::Dim;
+    use super::super::super::Target;
     use super::super::INTERACT;
     use super::*;
 
@@ -481,6 +482,35 @@ mod tests {
                 .map(|(i, j)| inside(i, chunks.per_text, texts) * inside(j, chunks.per_video, videos))
                 .sum();
             assert_eq!(pairs, texts * videos, "seed {seed}: {chunks:?}");
+        }
+    }
+
+    #[test]
+    fn the_workspace_of_a_router_stays_below_its_bound() {
+        let random = crate::random::Random::new(std::process::id().into(), 6);
+        for round in 0..200u64 {
+            let draw = |i, n| 1 + random.below(round * 8 + i, n) as usize;
+            let op = Interact { max_words: draw(0, 512) as u32, max_frames: draw(1, 512) as u32, ..INTERACT };
+            let p = Problem {
+                texts: Dim::Fixed(draw(2, 3000)),
+                videos: Dim::Fixed(draw(3, 3000)),
+                words: Dim::Fixed(1),
+                frames: Dim::Fixed(1),
+                width: 1,
+                views: 0,
+                slots: draw(4, 16),
+                experts: 16,
+            };
+            let ctx =
+                Ctx { target: Target::Cuda, precision: Default::default(), max_binding_bytes: 1 << 30, threads: 1 };
+            let c = Chunks::new(&op, &p, backward_budget(&op, &p, &ctx));
+            let backward = 2 * c.dots_bytes() + c.parts_bytes() + c.products_bytes() + c.gates_bytes();
+            let c = Chunks::new(&op, &p, forward_budget(&p, &ctx));
+            let forward = c.dots_bytes() + c.products_bytes();
+            // Each place is rounded up to 256 bytes.
+            let most = WORKSPACE + 5 * 256;
+            let seed = std::process::id();
+            assert!(backward <= most && forward <= most, "seed {seed}: {forward} and {backward} bytes of {op:?}");
         }
     }
 }

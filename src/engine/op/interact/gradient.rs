@@ -4,7 +4,9 @@ use super::super::super::backend::cpu::interact as cpu;
 use super::super::super::graph::{Graph, Value};
 use super::super::super::tensor::{Counts, Dim, HostTensor, Meta};
 use super::super::{Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, read, read_u32, write};
-use super::{INTERACT, Interact, OPERANDS, Problem, SCRATCH, chunks, expect_operands, reference, samples, unless_empty};
+use super::{
+    INTERACT, Interact, OPERANDS, Problem, SCRATCH, chunks, expect_operands, reference, samples, unless_empty,
+};
 use crate::error::{Error, Result};
 
 /// Operands 0–10 are those of [`Interact`]; then dscores `[N, M]`, dview_scores `[P, N, M]` and drelevance

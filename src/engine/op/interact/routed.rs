@@ -35,8 +35,12 @@ impl Router {
     /// Why the forward pass cannot be checked by finite differences, if it cannot.
     pub fn gradient(&self) -> Option<Gradient> {
         match self.quirk {
-            Quirk::Faint => Some(Gradient::None("a frame gains a direction at a step, on which finite differences stand")),
-            Quirk::Ties => Some(Gradient::None("which gates survive changes at a tie, on which finite differences stand")),
+            Quirk::Faint => {
+                Some(Gradient::None("a frame gains a direction at a step, on which finite differences stand"))
+            }
+            Quirk::Ties => {
+                Some(Gradient::None("which gates survive changes at a tie, on which finite differences stand"))
+            }
             Quirk::Plain | Quirk::Unknown => None,
         }
     }

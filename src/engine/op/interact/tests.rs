@@ -5,7 +5,7 @@ use super::super::super::backend::cpu::Cpu;
 use super::super::super::check::laid_out;
 use super::super::super::graph::{Graph, Value};
 use super::super::super::scheduler::plan::{Region, StateLayout, plan};
-use super::super::super::tensor::{DType, Dim, HostTensor, Meta};
+use super::super::super::tensor::{Dim, HostTensor, Meta};
 use super::super::{Class, Op, Sample};
 use super::{FOREGROUND, INTERACT, INTERACT_GRAD, INTERACT_PAIRS, Interact};
 use crate::random::Random;
@@ -184,13 +184,14 @@ fn first_output(sample: &Sample, threads: usize) -> Vec<u32> {
 fn tables_that_are_not_segments_do_no_harm_on_the_cpu() {
     let seed = fresh_seed();
     let random = Random::new(seed, 0);
-    for (round, op) in [&INTERACT as &dyn Op, &INTERACT_GRAD, &INTERACT_PAIRS].into_iter().cycle().take(30).enumerate()
-    {
+    let ops = [&INTERACT as &dyn Op, &INTERACT_GRAD, &INTERACT_PAIRS, &FOREGROUND];
+    for (round, op) in ops.into_iter().cycle().take(40).enumerate() {
         let samples = op.samples();
-        let sample = samples.iter().find(|s| s.name == "prime width").unwrap();
+        let name = if round % 8 < 4 { "prime width" } else { "routed, prime width" };
+        let sample = samples.iter().find(|s| s.name == name).unwrap();
         let mut broken = sample.clone();
         for (table, rows) in [(1, 0), (4, 3)] {
-            let most = sample.ins[rows].dim(0) + if round % 2 == 0 { 1 } else { 1 << 20 };
+            let most = sample.ins[rows].dim(0) + if round % 16 < 8 { 1 } else { 1 << 20 };
             let n = sample.ins[table].elements();
             let draw = |i: usize| random.below((round * 1000 + table * 100 + i) as u64, most as u64) as u32;
             broken.ins[table] = HostTensor::u32(&sample.ins[table].shape, (0..n).map(draw).collect());

@@ -3,7 +3,7 @@
 use super::Call;
 use super::pool::{self, Scales};
 use super::route::{GateBuffers, Router, mixed_dots};
-use super::tiles::{Desk, Desks, Problem, PoolBuffers, Scratch, Shape};
+use super::tiles::{Desk, Desks, PoolBuffers, Problem, Scratch, Shape};
 use crate::engine::backend::cpu::{Matrix, MatrixMut, matmul};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
