@@ -84,7 +84,7 @@ impl Claim for SpuriousBackgroundClaim {
     }
 
     fn columns(&self) -> &'static [&'static str] {
-        &["id t2v", "id v2t", "decor t2v", "decor v2t", "adv t2v", "adv v2t", "AUROC", "background t2v"]
+        &["id t2v", "id v2t", "decor t2v", "decor v2t", "adv t2v", "adv v2t", "AUROC", "mask", "background t2v"]
     }
 
     fn measure(&self, job: &Job) -> Result<Measures> {
@@ -117,9 +117,7 @@ impl Claim for SpuriousBackgroundClaim {
                 let texts: Vec<usize> = made.data.pairs.iter().map(|p| p.text).collect();
                 let videos = (&*made.data.videos, made.data.gallery());
                 let mut scorer = Scorer::open(&model, (&*made.data.texts, texts), videos, (job.open)()?)?;
-                if let Some(area) = relevance_auroc(&mut scorer, &made.videos)? {
-                    measures.insert("AUROC".into(), area);
-                }
+                measures.extend(attention_to_truth(&mut scorer, &made.videos)?);
             }
             if test == Test::Id {
                 let alone = background_alone(made)?;
@@ -209,15 +207,21 @@ fn random_mask(random: Random, video: usize, frames: usize, frame: usize) -> boo
     (0..frames).filter(|t| rank(*t) < rank(frame)).count() < frames.div_ceil(2)
 }
 
-/// How well the relevance of frames to the matched text tells the true foreground: the mean area over videos, in percent.
-fn relevance_auroc(scorer: &mut Scorer, videos: &[Video]) -> Result<Option<f64>> {
-    let mut areas = vec![];
+/// How well a model tells the true foreground of videos from their matched texts, in percent: `AUROC` of the relevance,
+/// and `mask`, the share of the foreground among the frames that its mask takes for that.
+fn attention_to_truth(scorer: &mut Scorer, videos: &[Video]) -> Result<Measures> {
+    let (mut areas, mut masks) = (vec![], vec![]);
     for (i, video) in videos.iter().enumerate().take(LOOKED_AT) {
         let e = scorer.explain(i, i)?;
         let truth: Vec<bool> = video.frames.iter().map(Option::is_some).collect();
         areas.extend(auroc(&e.relevance, &truth));
+        let taken = e.foreground.iter().filter(|f| **f).count();
+        let right = e.foreground.iter().zip(&truth).filter(|(f, t)| **f && **t).count();
+        masks.extend((taken > 0).then(|| right as f64 / taken as f64));
     }
-    Ok((!areas.is_empty()).then(|| 100.0 * areas.iter().sum::<f64>() / areas.len() as f64))
+    let mean = |x: &[f64]| 100.0 * x.iter().sum::<f64>() / x.len() as f64;
+    let all = [("AUROC", areas), ("mask", masks)];
+    Ok(all.into_iter().filter(|(_, x)| !x.is_empty()).map(|(name, x)| (name.to_string(), mean(&x))).collect())
 }
 
 /// Videos of which only the frames without an event are left.

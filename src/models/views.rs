@@ -56,6 +56,14 @@ pub fn pack_views(slot: &mut SlotWriter, config: &Config, views: &Views) -> Resu
     if slot.has("donor") {
         donors(slot, views, &lengths)?;
     }
+    if slot.has("donor_video") {
+        let random = Random::new(views.seed, DONORS + views.step);
+        let n = views.videos.len() as u64;
+        for (v, donor) in slot.u32("donor_video")?.iter_mut().take(views.videos.len()).enumerate() {
+            let tries = (0..16).map(|i| random.below(v as u64 * 16 + i, n) as usize);
+            *donor = tries.into_iter().find(|d| views.videos[*d] != views.videos[v]).unwrap_or(v) as u32;
+        }
+    }
     if slot.has("background") {
         background(slot, views, &lengths)?;
     }

@@ -116,7 +116,7 @@ impl Test {
 /// What a video shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Video {
-    /// Events in their order; twins are 2k and 2k + 1.
+    /// The first is the one that the background goes with, wherever it happens; twins are 2k and 2k + 1.
     pub events: Vec<usize>,
     /// The background, numbered as the event it goes with.
     pub background: usize,
@@ -138,7 +138,7 @@ impl Video {
 /// What a caption asks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Query {
-    /// The events it names, in their order.
+    /// The events it names, in any order.
     pub events: Vec<usize>,
     /// Position of the video it describes.
     pub correct: usize,
@@ -323,7 +323,9 @@ impl SpuriousBackground {
             .enumerate()
             .map(|(i, (story, twin))| {
                 let truth = self.video(part, test, i, story, twin);
-                let events = truth.events.clone();
+                // Twins are told in one order, and not in that of the list: no word's place shall tell the background.
+                let order = part.random("order", twin.map_or(i, |twin| twin.min(i))).permutation(truth.events.len());
+                let events: Vec<usize> = order.into_iter().filter_map(|e| truth.events.get(e).copied()).collect();
                 let names: Vec<String> = events.iter().map(|event| format!("event{event}")).collect();
                 let words: Vec<&[f32]> = events.iter().filter_map(|e| atoms.words.get(*e)).map(Vec::as_slice).collect();
                 let words = tokens_of(&words, &texts, self.word_noise, part.random("words", i), self.dim);
@@ -343,11 +345,10 @@ impl SpuriousBackground {
     fn video(&self, part: Part, test: Test, i: usize, events: Vec<usize>, twin: Option<usize>) -> Video {
         // Twins share their slots.
         let leader = twin.map_or(i, |twin| twin.min(i));
-        let mut slots: Vec<usize> =
-            part.random("slots", leader).permutation(self.slots).into_iter().take(self.events).collect();
-        slots.sort_unstable();
+        // In any order: that the background goes with the event that happens first would be a cue of its own.
+        let slots = part.random("slots", leader).permutation(self.slots).into_iter().take(self.events);
         let mut shown = vec![None; self.slots];
-        for (slot, event) in slots.into_iter().zip(&events) {
+        for (slot, event) in slots.zip(&events) {
             if let Some(place) = shown.get_mut(slot) {
                 *place = Some(*event);
             }
@@ -467,7 +468,7 @@ mod tests {
                 }
             }
             let words = tokens(&*made.data.texts, v);
-            for (w, event) in truth.events.iter().enumerate() {
+            for (w, event) in made.queries[v].events.iter().enumerate() {
                 assert!(dot(words.row(w), &atoms.words[*event]) > 0.9999);
             }
             assert!(made.queries[v].describes(truth) && made.queries[v].correct == v);

@@ -132,6 +132,17 @@ pub enum Foreground {
     Given,
 }
 
+/// What a swapped video takes from another.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Swap {
+    /// Its background frames are replaced by frames of others.
+    Frames,
+    /// In all frames the mean of its background frames gives way to another's: a background may be seen behind the
+    /// foreground, too.
+    Mean,
+}
+
 /// The counterfactual branch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -140,6 +151,7 @@ pub struct Counterfactual {
     pub uniform: f32,
     /// Weight of the losses of videos whose background is swapped.
     pub swap: f32,
+    pub exchange: Swap,
     /// Weight of the loss that keeps the background's score below the video's.
     pub margin: f32,
     /// Weight, in the loss, of the negative with the most similar background; 1 is that of any other.
@@ -149,7 +161,14 @@ pub struct Counterfactual {
 
 impl Default for Counterfactual {
     fn default() -> Counterfactual {
-        Counterfactual { uniform: 0.1, swap: 0.0, margin: 0.0, hard_negatives: 1.0, foreground: Foreground::Learned }
+        Counterfactual {
+            uniform: 0.1,
+            swap: 0.0,
+            exchange: Swap::Mean,
+            margin: 0.0,
+            hard_negatives: 1.0,
+            foreground: Foreground::Learned,
+        }
     }
 }
 
@@ -212,9 +231,8 @@ impl CbaConfig {
         match module {
             "routing" => self.routing.mode = RoutingMode::Off,
             "counterfactual" => {
-                let foreground = self.counterfactual.foreground;
-                self.counterfactual =
-                    Counterfactual { uniform: 0.0, swap: 0.0, margin: 0.0, hard_negatives: 1.0, foreground };
+                let c = &mut self.counterfactual;
+                (c.uniform, c.swap, c.margin, c.hard_negatives) = (0.0, 0.0, 0.0, 1.0);
             }
             "temporal" => {
                 self.temporal = Temporal { consistency: 0.0, augment: 0.0, order: 0.0, ..self.temporal.clone() };

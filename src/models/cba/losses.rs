@@ -9,7 +9,7 @@
 use super::super::batch::{VideoInputs, waves_input};
 use super::super::parameters::Weights;
 use super::super::{Batch, Stage, Term};
-use super::config::{Foreground as Source, RoutingMode};
+use super::config::{Foreground as Source, RoutingMode, Swap};
 use super::experts::noisy;
 use super::{Cba, Seen, TextTensors, VideoTensors, project};
 use crate::engine::graph::{Graph, Value};
@@ -22,8 +22,8 @@ use crate::engine::op::interact::Foreground;
 use crate::engine::op::linear::Linear;
 use crate::engine::op::margin::Margin;
 use crate::engine::op::norm::Unit;
-use crate::engine::op::pointwise::{ScaleRows, Unary, UnaryKind};
-use crate::engine::op::segment::{SegmentKind, SegmentReduce};
+use crate::engine::op::pointwise::{Binary, BinaryKind, ScaleRows, Unary, UnaryKind};
+use crate::engine::op::segment::{SegmentKind, SegmentReduce, SegmentSpread};
 use crate::engine::op::uniformity::Uniformity;
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::Result;
@@ -193,11 +193,7 @@ impl Step<'_> {
         let margin = g.apply(Margin { margin: BACKGROUND_MARGIN }, &[alone, scores[0], Value::ABSENT])?;
         self.term("background_margin", c.margin, margin);
         if c.swap > 0.0 {
-            let rows = self.video().capacity.frames_dim();
-            let own = g.input("own", Meta::u32(&[rows])?);
-            let donor = g.input("donor", Meta::u32(&[rows])?);
-            let share = self.is_background(g, background)?;
-            let joint = g.apply(GatherLerp, &[self.joint, own, donor, share])?;
+            let joint = self.swapped(g, background, c.exchange)?;
             let video = self.encode(g, joint, Value::ABSENT)?;
             let swapped = self.scores(g, &video, Value::ABSENT)?[0];
             let loss = self.batch.contrast(g, swapped, self.log_scale)?;
@@ -206,6 +202,27 @@ impl Step<'_> {
             self.term("swap_consistency", c.swap, same);
         }
         Ok(())
+    }
+
+    /// Projected frames `[ΣT, D]` of videos with another's background.
+    fn swapped(&self, g: &mut Graph, background: Value, exchange: Swap) -> Result<Value> {
+        let (share, video) = (self.is_background(g, background)?, self.video());
+        let rows = video.capacity.frames_dim();
+        if exchange == Swap::Frames {
+            let own = g.input("own", Meta::u32(&[rows])?);
+            let donor = g.input("donor", Meta::u32(&[rows])?);
+            return g.apply(GatherLerp, &[self.joint, own, donor, share]);
+        }
+        let donor = g.input("donor_video", Meta::u32(&[video.capacity.videos_dim()])?);
+        let masked = g.apply(ScaleRows, &[self.joint, share])?;
+        let half = g.apply(SegmentReduce { kind: SegmentKind::Mean, tail: 0 }, &[masked, video.segments])?;
+        // Half of the frames are background (of an odd number a little less): the mean over all is half theirs.
+        let mean = g.apply(Unary { kind: UnaryKind::Affine { a: 2.0, b: 0.0 } }, &[half])?;
+        let other = g.apply(Gather, &[mean, donor])?;
+        let change = g.apply(Binary { kind: BinaryKind::Sub }, &[other, mean])?;
+        let spread = SegmentSpread { kind: SegmentKind::Sum, tail: 0, rows };
+        let change = g.apply(spread, &[change, video.segments])?;
+        g.apply(Binary { kind: BinaryKind::Add }, &[self.joint, change])
     }
 
     fn temporal(&mut self, g: &mut Graph, scores: Value) -> Result<()> {
