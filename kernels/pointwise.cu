@@ -17,12 +17,21 @@ KERNEL unary_grad(const float* x, const float* dy, float* dx, const u32* counts,
     map(p.n(counts), dx, [p](float x, float dy) { return unary_derivative(p.kind, x, p.a) * dy; }, x, dy);
 }
 
-// binary: y = a ∘ b (0 add, 1 subtract, 2 multiply).
+// binary: y = a ∘ b (0 add, 1 subtract, 2 multiply), in rows that begin `stride` apart.
 // Floor: 12 bytes an element. Not yet measured on a GPU.
-struct Binary { Size n; u32 kind; };
+// Layout: what lies without gaps is one row, four elements a thread; of score matrices a warp takes a row.
+struct Binary { Size rows; Size cols; u32 stride; u32 kind; };
 KERNEL binary(const float* a, const float* b, float* y, const u32* counts, Binary p) {
     auto f = [p](float a, float b) { return p.kind == 0 ? a + b : p.kind == 1 ? a - b : a * b; };
-    map(p.n(counts), y, f, a, b);
+    u32 rows = p.rows(counts), cols = p.cols(counts);
+    if (p.stride == 0) {
+        map(cols, y, f, a, b);
+        return;
+    }
+    for (u32 row = warp_index(); row < rows; row += warp_count()) {
+        u32 begin = row * p.stride;
+        for (u32 c = lane_index(); c < cols; c += WARP) y[begin + c] = f(a[begin + c], b[begin + c]);
+    }
 }
 
 // scale_rows: y[r] = w[r] x[r]. y may lie in x's place.

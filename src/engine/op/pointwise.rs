@@ -229,7 +229,9 @@ impl Op for Binary {
         if ins.len() != 2 {
             return Err(Error::shape(self.name(), "takes two operands"));
         }
-        same(self.name(), ins)
+        // Score matrices have two ragged dimensions, and gradients of theirs are added.
+        let [a, b] = ins else { return same(self.name(), ins) };
+        if a == b && a.rank() == 2 { Ok(vec![a.clone()]) } else { same(self.name(), ins) }
     }
     fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
         let f = |a: f64, b: f64| match self.kind {
@@ -264,13 +266,25 @@ impl Op for Binary {
         vec![&BINARY_KERNEL]
     }
     fn launch(&self, o: &Operands, _: &Ctx) -> Vec<Launch> {
-        elementwise(&BINARY_KERNEL, Params::new().elements(&o.ins[0]).u32(self.kind as usize), &o.ins[0], o)
+        let m = &o.ins[0];
+        // Rows, columns, and from row to row; what lies without gaps is one row.
+        let params = match m.dims() {
+            [rows, cols @ Dim::Ragged(..)] => Params::new().size(*rows).size(*cols).u32(cols.cap()),
+            _ => Params::new().u32(1).elements(m).u32(0),
+        };
+        elementwise(&BINARY_KERNEL, params.u32(self.kind as usize), m, o)
     }
     fn samples(&self) -> Vec<Sample> {
-        [BinaryKind::Add, BinaryKind::Sub, BinaryKind::Mul]
-            .into_iter()
-            .flat_map(|kind| shapes(&Binary { kind }, &format!("{kind:?}"), 2))
-            .collect()
+        let kinds = [BinaryKind::Add, BinaryKind::Sub, BinaryKind::Mul];
+        let mut samples: Vec<Sample> =
+            kinds.into_iter().flat_map(|kind| shapes(&Binary { kind }, &format!("{kind:?}"), 2)).collect();
+        for (rows, cols) in [(5, 7), (0, 3), (4, 0), (131, 67)] {
+            let dims = [Dim::Ragged(Axis(0), rows + 2), Dim::Ragged(Axis(1), cols + 3)];
+            let counts = Counts::default().with(Axis(0), rows).with(Axis(1), cols);
+            let sample = Sample::new(format!("both ragged {rows} x {cols}"), Binary { kind: BinaryKind::Sub });
+            samples.push(sample.counts(counts).normal(&dims, 8).normal(&dims, 9));
+        }
+        samples
     }
 }
 

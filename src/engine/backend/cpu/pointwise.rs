@@ -143,19 +143,24 @@ pub fn unary_grad(call: &mut Call) {
 }
 
 pub fn binary(call: &mut Call) {
-    let (n, kind) = (call.size(0), call.u32(1));
+    let ([rows, cols], stride, kind) = ([0, 1].map(|i| call.size(i)), call.u32(2) as usize, call.u32(3));
     let [a, b, mut y] = call.args();
-    parts(
-        n,
-        y.f32_mut(),
-        [a.f32(), b.f32()],
-        #[inline(always)]
-        |y, [a, b]| match kind {
-            0 => map_both(y, a, b, |a, b| a + b),
-            1 => map_both(y, a, b, |a, b| a - b),
-            _ => map_both(y, a, b, |a, b| a * b),
-        },
-    );
+    for begin in (0..rows).map(|r| r * stride) {
+        // An overwritten input is empty and stays so.
+        let row = |x: &'_ [f32]| if x.is_empty() { 0..0 } else { begin..begin + cols };
+        let (a, b) = (a.f32(), b.f32());
+        parts(
+            cols,
+            &mut y.f32_mut()[begin..],
+            [&a[row(a)], &b[row(b)]],
+            #[inline(always)]
+            |y, [a, b]| match kind {
+                0 => map_both(y, a, b, |a, b| a + b),
+                1 => map_both(y, a, b, |a, b| a - b),
+                _ => map_both(y, a, b, |a, b| a * b),
+            },
+        );
+    }
 }
 
 /// Rows one task of the kernels by rows works on.
