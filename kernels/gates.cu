@@ -220,7 +220,7 @@ KERNEL_OF(4) interact_route_grad(const u32* __restrict__ word_segments, const u3
             }
             planes(p.slots, frame, text) = dn;
         }
-        __syncwarp();
+        // No barrier: of what this part read, a lane's next round writes its own first, and y behind the first barrier.
     }
 }
 
@@ -353,6 +353,6 @@ KERNEL_OF(4) foreground(const float* __restrict__ words, const u32* __restrict__
             }
             log_weights[all.begin + t] = value;
         }
-        __syncthreads();
+        // No barrier: the next round writes peaks behind its first one.
     }
 }

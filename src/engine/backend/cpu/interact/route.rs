@@ -15,6 +15,11 @@
 //! Floor: the tile's own: k rows for one of a frame without a router, so that the products are k times as many and
 //! pooling is not.
 //!
+//! `moviola bench scoring --texts 400 --videos 400`, 32 words, 12 frames, D 512, two cores of an EPYC with AVX-512 that
+//! five others shared, November 2026: 1.08 times its products with four experts, 1.08 times without a router.
+//!
+//! Learnt: `lanes::dot` of rows of unlike length pairs whole vectors with rests; what is dotted is cut alike first.
+//!
 //! The gradient of a logit is `π_s (dπ_s − Σ π dπ)`, and the sum is 0: a cosine does not change when all gates grow
 //! alike.
 
