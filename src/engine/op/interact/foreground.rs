@@ -4,7 +4,7 @@ use super::super::super::backend::cpu::interact as cpu;
 use super::super::super::graph::{Graph, Value};
 use super::super::super::tensor::{Counts, Dim, HostTensor, Meta};
 use super::super::{
-    Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, expect_same, groups, no_gradient, ptx, read,
+    Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, expect_same, groups, ptx, read,
     read_u32, write,
 };
 use super::{INTERACT, Interact, Problem, SCRATCH, expect_operands, reference, samples};
@@ -73,8 +73,9 @@ impl Op for Foreground {
     fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
         reference::foreground(&self.interact, self.keep_background, ins)
     }
+    /// Nothing flows through a mask: what it was made from is a constant to whoever uses it.
     fn grad(&self, _: &mut Graph, _: Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
-        no_gradient(self.name(), "a mask")
+        Ok(vec![None; OPERANDS])
     }
     fn cost(&self, ins: &[Meta], outs: &[Meta]) -> Cost {
         let flops = 2 * u64::from(self.interact.max_words) * ins[3].elements();
