@@ -101,5 +101,5 @@ pub trait Claim: Sync {
 }
 
 /// Every claim there is.
-pub static CLAIMS: &[&dyn Claim] = 
+pub static CLAIMS: &[&dyn Claim] =
     &[&spurious_background::SpuriousBackgroundClaim, &factors::FactorsClaim, &temporal_order::TemporalOrderClaim];

@@ -5,8 +5,8 @@
 //! pair; [`RankCounter`] sees every score once, in tiles of any shape and order, and keeps O(texts + videos) counters;
 //! [`Retrieval`] turns the counts into the table of the field. [`count`] does all of it for a [`ScoreMatrix`].
 
-pub mod file;
 mod area;
+pub mod file;
 mod interval;
 mod matrix;
 mod metrics;

@@ -68,7 +68,8 @@ fn a_hundred_steps_leave_the_heap_as_it_was() {
     let options = TrainOptions { epochs: 8, batch: 128, checkpoint_every: 1000, ..TrainOptions::default() };
     let backend = Box::new(Cpu::new(2).unwrap());
     let out = dir.path().join("run");
-    let run = Run { out: &out, config: &config, options: &options, train: &data, val: None, resume: false, foreground: None };
+    let run =
+        Run { out: &out, config: &config, options: &options, train: &data, val: None, resume: false, foreground: None };
     let mut trainer = Trainer::new(&run, backend, |_| {}).unwrap();
     assert!(trainer.steps() > 140);
     let mut live = vec![];

@@ -110,7 +110,15 @@ mod ranks {
             let out = dir.path().join(model);
             let config = Config { model: model.into(), text_dim: 64, video_dim: 64, dim: 64, ..Config::default() };
             let options = TrainOptions { epochs: 6, learning_rate: 3e-3, ..TrainOptions::default() };
-            let run = Run { out: &out, config: &config, options: &options, train: &train, val: None, resume: false, foreground: None };
+            let run = Run {
+                out: &out,
+                config: &config,
+                options: &options,
+                train: &train,
+                val: None,
+                resume: false,
+                foreground: None,
+            };
             let mut trainer = Trainer::new(&run, Box::new(Cpu::new(2).unwrap()), |_| {}).unwrap();
             trainer.run(&AtomicBool::new(false), |_| {}).unwrap();
             let cpu = scores(&out, &test, Box::new(Cpu::new(2).unwrap()));

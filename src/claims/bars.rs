@@ -57,11 +57,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    pub fn new(
-        says: impl Into<String>,
-        rule: Rule,
-        value: impl Fn(&Table) -> Vec<f64> + Send + Sync + 'static,
-    ) -> Bar {
+    pub fn new(says: impl Into<String>, rule: Rule, value: impl Fn(&Table) -> Vec<f64> + Send + Sync + 'static) -> Bar {
         Bar { says: says.into(), rule, value: Box::new(value) }
     }
 }
@@ -127,9 +123,8 @@ pub struct Summary {
 }
 
 /// 97.5 % quantiles of Student's t with 1, 2, … degrees of freedom.
-const T: [f64; 15] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-];
+const T: [f64; 15] =
+    [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131];
 
 impl Summary {
     pub fn of(x: &[f64]) -> Summary {

@@ -72,7 +72,12 @@ impl Claim for FactorsClaim {
             routed("cba-full-experts", "experts that share nothing", |r| r.sharing = Sharing::Full),
             dense,
             mixing.clone(),
-            Variant { name: "dense-mixing-3x", about: "the same with three times the steps", options: longer, ..mixing },
+            Variant {
+                name: "dense-mixing-3x",
+                about: "the same with three times the steps",
+                options: longer,
+                ..mixing
+            },
         ]
     }
 
@@ -119,7 +124,12 @@ impl Claim for FactorsClaim {
         };
         vec![
             gain("R@1 over a dense layer as large", Rule::AtLeast(15.0), "cba", "dense"),
-            gain("R@1 over dense with mixed words and three times the steps", Rule::AtLeast(5.0), "cba", "dense-mixing-3x"),
+            gain(
+                "R@1 over dense with mixed words and three times the steps",
+                Rule::AtLeast(5.0),
+                "cba",
+                "dense-mixing-3x",
+            ),
             value("NMI of the strongest expert and the factor asked for", Rule::AtLeast(0.85), "cba", "NMI"),
             Bar::new("R@1 lost with the router of a query for another factor", Rule::AtLeast(30.0), |t| {
                 difference(&t.values("cba", "R@1"), &t.values("cba", "R@1 other query"))
@@ -130,7 +140,12 @@ impl Claim for FactorsClaim {
             gain("R@1 of full experts less that of shared ones", Rule::AtMost(3.0), "cba-full-experts", "cba"),
             value("live experts of 4", Rule::AtLeast(3.0), "cba", "live experts"),
             value("live experts of 3", Rule::AtLeast(2.99), "cba-3", "live experts"),
-            gain("R@1 of soft routing less that of 2 of 8 experts a token", Rule::AtMost(1.0), "cba-8", "cba-8-token-2"),
+            gain(
+                "R@1 of soft routing less that of 2 of 8 experts a token",
+                Rule::AtMost(1.0),
+                "cba-8",
+                "cba-8-token-2",
+            ),
             cost("private FLOPs of 2 of 8 experts, % of all 8", 40.0, "private MFLOP", "cba-8-token-2", "cba-8"),
             gain("R@1 over a router without the query", Rule::AtLeast(15.0), "cba", "cba-frame-router"),
             gain("R@1 over a random router", Rule::AtLeast(3.0), "cba", "cba-random-router"),
@@ -163,8 +178,7 @@ fn private_flops(config: &Config, data: &Dataset) -> Result<f64> {
 fn shares(job: &Job, model: &Path, data: &Dataset) -> Result<Vec<Vec<f32>>> {
     let texts: Vec<usize> = data.pairs.iter().map(|p| p.text).collect();
     let gallery = data.gallery();
-    let places: Vec<Option<usize>> =
-        data.pairs.iter().map(|p| gallery.iter().position(|v| *v == p.video)).collect();
+    let places: Vec<Option<usize>> = data.pairs.iter().map(|p| gallery.iter().position(|v| *v == p.video)).collect();
     let mut scorer = Scorer::open(model, (&*data.texts, texts), (&*data.videos, gallery), (job.open)()?)?;
     let matched = places.iter().enumerate().filter_map(|(i, place)| Some((i, (*place)?)));
     matched.map(|(text, video)| Ok(scorer.explain(text, video)?.shares())).collect()

@@ -167,7 +167,11 @@ fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u6
     let name = format!("{}-{generator}-{effort}-{}-{seed}", claim.name(), variant.name);
     let Variant { name: _, about: _, config, options, mask, world } = variant;
     let version = env!("CARGO_PKG_VERSION");
-    let depends_on = format!("{version} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world}", claim.name(), request.generator);
+    let depends_on = format!(
+        "{version} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world}",
+        claim.name(),
+        request.generator
+    );
     Task { variant, seed, file: request.cache.join(format!("{name}.json")), depends_on }
 }
 

@@ -56,14 +56,16 @@ impl Claim for SpuriousBackgroundClaim {
         let config = Config { cba: Some(CbaConfig { trunk, ..CbaConfig::default() }), ..plain("cba") };
         let cba = Variant::new("cba", "the model, all modules", config, options.clone());
         let simple = |name, about, config| Variant::new(name, about, config, options.clone());
-        let interaction = simple("token-interaction", "soft attention, one expert, no trunk", plain("token-interaction"));
+        let interaction =
+            simple("token-interaction", "soft attention, one expert, no trunk", plain("token-interaction"));
         let hard = Config { temperature: 0.005, ..plain("token-interaction") };
         let off = |name: &'static str, about, module: &'static str| {
             // The names come from the list that `ablate` knows.
             cba.with(name, about, |c| drop(c.ablate(module)))
         };
         let given = |c: &mut CbaConfig| c.counterfactual.foreground = Foreground::Given;
-        let spurious_free = |variant: &Variant, name, about| Variant { name, about, world: NOTHING_SPURIOUS, ..variant.clone() };
+        let spurious_free =
+            |variant: &Variant, name, about| Variant { name, about, world: NOTHING_SPURIOUS, ..variant.clone() };
         vec![
             simple("mean-pool", "cosine of pooled vectors", plain("mean-pool")),
             interaction.clone(),
@@ -131,13 +133,17 @@ impl Claim for SpuriousBackgroundClaim {
 
     fn bars(&self) -> Vec<Bar> {
         let both = |of: &'static str, over: &'static str, test: &'static str| {
-            move |t: &Table| mean_of(&t.gain(of, over, &format!("{test} t2v")), &t.gain(of, over, &format!("{test} v2t")))
+            move |t: &Table| {
+                mean_of(&t.gain(of, over, &format!("{test} t2v")), &t.gain(of, over, &format!("{test} v2t")))
+            }
         };
         let closed = |direction: &'static str| {
             move |t: &Table| {
                 let measure = format!("adv {direction}");
-                let (gain, room) =
-                    (t.gain("cba", "cba-no-counterfactual", &measure), t.gain("cba-oracle-mask", "cba-no-counterfactual", &measure));
+                let (gain, room) = (
+                    t.gain("cba", "cba-no-counterfactual", &measure),
+                    t.gain("cba-oracle-mask", "cba-no-counterfactual", &measure),
+                );
                 let (total, most): (f64, f64) = (gain.iter().sum(), room.iter().sum());
                 // A share of the mean distance: seeds without any would divide by nothing.
                 if gain.is_empty() || most <= 0.0 { vec![] } else { vec![100.0 * total / most] }
@@ -178,21 +184,17 @@ impl Claim for SpuriousBackgroundClaim {
                 Rule::AtLeast(3.0),
                 move |t| both("cba", "cba-no-counterfactual", "adv")(t),
             ),
-            Bar::new(
-                "adversarial gain that a random mask gives, in % of the learned one's",
-                Rule::AtMost(80.0),
-                |t| {
-                    let all = |of| {
-                        let gain = mean_of(
-                            &t.gain(of, "cba-no-counterfactual", "adv t2v"),
-                            &t.gain(of, "cba-no-counterfactual", "adv v2t"),
-                        );
-                        gain.iter().sum::<f64>()
-                    };
-                    let (random, own) = (all("cba-random-mask"), all("cba"));
-                    if own > 0.0 { vec![100.0 * random / own] } else { vec![] }
-                },
-            ),
+            Bar::new("adversarial gain that a random mask gives, in % of the learned one's", Rule::AtMost(80.0), |t| {
+                let all = |of| {
+                    let gain = mean_of(
+                        &t.gain(of, "cba-no-counterfactual", "adv t2v"),
+                        &t.gain(of, "cba-no-counterfactual", "adv v2t"),
+                    );
+                    gain.iter().sum::<f64>()
+                };
+                let (random, own) = (all("cba-random-mask"), all("cba"));
+                if own > 0.0 { vec![100.0 * random / own] } else { vec![] }
+            }),
             Bar::new("gap between in distribution and adversarial, t2v", Rule::Reported, |t| {
                 difference(&t.values("cba", "id t2v"), &t.values("cba", "adv t2v"))
             }),

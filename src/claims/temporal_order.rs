@@ -119,7 +119,9 @@ impl Claim for TemporalOrderClaim {
         };
         let within = |name: &'static str| {
             [
-                Bar::new(format!("order accuracy of the control {name}"), Rule::AtMost(60.0), move |t| t.values(name, "order")),
+                Bar::new(format!("order accuracy of the control {name}"), Rule::AtMost(60.0), move |t| {
+                    t.values(name, "order")
+                }),
                 Bar::new(format!("50 − order accuracy of the control {name}"), Rule::AtMost(10.0), move |t| {
                     t.values(name, "order").iter().map(|x| 50.0 - x).collect()
                 }),
@@ -131,9 +133,11 @@ impl Claim for TemporalOrderClaim {
                 Rule::AtMost(50.0),
                 move |t| share(lost(t, "cba"), lost(t, "cba-no-temporal")),
             ),
-            Bar::new("order accuracy lost with augmentation alone, less the module's loss", Rule::AtLeast(0.0), move |t| {
-                difference(&lost(t, "cba-augmented"), &lost(t, "cba"))
-            }),
+            Bar::new(
+                "order accuracy lost with augmentation alone, less the module's loss",
+                Rule::AtLeast(0.0),
+                move |t| difference(&lost(t, "cba-augmented"), &lost(t, "cba")),
+            ),
             Bar::new("R@1 under perturbation over that without the module", Rule::AtLeast(1.0), |t| {
                 t.gain("cba", "cba-no-temporal", "R@1 perturbed")
             }),
@@ -175,7 +179,13 @@ fn order_accuracy(scores: &Scores, queries: &[Query]) -> f64 {
         let Some(twin) = query.twin else { continue };
         let (own, other) = (scores.at(i, query.video), scores.at(i, twin));
         asked += 1;
-        right += if own > other { 1.0 } else if own == other { 0.5 } else { 0.0 };
+        right += if own > other {
+            1.0
+        } else if own == other {
+            0.5
+        } else {
+            0.0
+        };
     }
     100.0 * right / f64::from(asked.max(1))
 }
@@ -207,10 +217,8 @@ fn spread(perturbed: &[Scores], queries: &[Query]) -> f64 {
 /// Mean score of a query's video over the mean of all videos that are wrong.
 fn gap(scores: &Scores, queries: &[Query]) -> f64 {
     let each = queries.iter().enumerate().map(|(i, query)| {
-        let wrong: Vec<f64> = (0..scores.videos)
-            .filter(|v| !query.correct.contains(v))
-            .map(|v| f64::from(scores.at(i, v)))
-            .collect();
+        let wrong: Vec<f64> =
+            (0..scores.videos).filter(|v| !query.correct.contains(v)).map(|v| f64::from(scores.at(i, v))).collect();
         f64::from(scores.at(i, query.video)) - wrong.iter().sum::<f64>() / wrong.len().max(1) as f64
     });
     each.sum::<f64>() / queries.len().max(1) as f64

@@ -15,11 +15,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// [`Error::Stopped`] when the job is stopped; whatever training raises.
-pub fn train(
-    job: &Job,
-    data: &Dataset,
-    foreground: Option<&(dyn Fn(usize, usize) -> bool + Sync)>,
-) -> Result<PathBuf> {
+pub fn train(job: &Job, data: &Dataset, foreground: Option<&(dyn Fn(usize, usize) -> bool + Sync)>) -> Result<PathBuf> {
     let out = job.scratch.join("model");
     let options = TrainOptions { seed: job.seed, ..job.variant.options.clone() };
     let run = Run {
@@ -42,8 +38,7 @@ pub fn recall(job: &Job, model: &Path, data: &Dataset) -> Result<[f64; 2]> {
     let mut scorer = Scorer::open(model, (&*data.texts, texts), (&*data.videos, data.gallery()), (job.open)()?)?;
     let (mut tiler, texts, videos) = scorer.tiler();
     let truth = relevance(data)?;
-    let counts =
-        count_ranks(&mut tiler, texts, videos, truth, CaptionMode::MinRank, Directions::Both, job.stop)?;
+    let counts = count_ranks(&mut tiler, texts, videos, truth, CaptionMode::MinRank, Directions::Both, job.stop)?;
     let r = Retrieval::new(&counts, &Setting::new(scorer.device()))?;
     Ok([r.t2v, r.v2t].map(|m| m.map_or(0.0, |m| m.recall_at_1)))
 }
@@ -60,7 +55,8 @@ pub fn with_videos(
     let (mut items, mut times) = (vec![], vec![]);
     for (v, id) in data.videos.ids().iter().enumerate() {
         let tokens = data.videos.load(v)?;
-        let seconds = data.videos.timestamps(v).map_or_else(|| (0..tokens.rows).map(|t| t as f32).collect(), |t| t.to_vec());
+        let seconds =
+            data.videos.timestamps(v).map_or_else(|| (0..tokens.rows).map(|t| t as f32).collect(), |t| t.to_vec());
         let (rows, seconds) = change(v, &tokens, &seconds);
         items.push((id.clone(), Tokens { rows: rows.len() / tokens.dim.max(1), dim: tokens.dim, data: rows }));
         times.push(seconds);

@@ -73,8 +73,15 @@ impl Demo {
                 dim: 128,
                 ..Config::default()
             };
-            let run =
-                Run { out: &out, config: &config, options: &options, train: &train, val: Some(&val), resume: false, foreground: None };
+            let run = Run {
+                out: &out,
+                config: &config,
+                options: &options,
+                train: &train,
+                val: Some(&val),
+                resume: false,
+                foreground: None,
+            };
             let summary = train_model(common, &run)?;
             if summary.stopped_early {
                 return Err(Error::Stopped);

@@ -86,7 +86,10 @@ impl PlanCommand {
         let model = build(&config)?;
         let capacity =
             |n: usize| Capacity { texts: n, words: n * (self.words + 1), videos: n, frames: n * self.frames };
-        let mut graphs = vec![("train", plans::training(model.as_ref(), capacity(self.batch), Stage::default(), Optimiser::default())?)];
+        let mut graphs = vec![(
+            "train",
+            plans::training(model.as_ref(), capacity(self.batch), Stage::default(), Optimiser::default())?,
+        )];
         graphs.extend(tiles::graphs(model.as_ref(), capacity(256))?);
         graphs.push(("evidence", plans::evidence(model.as_ref(), capacity(1))?));
         let graphs: Vec<_> = graphs.into_iter().map(|(n, g)| (n, fuse(&g))).collect();

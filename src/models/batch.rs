@@ -1,9 +1,9 @@
 //! How a batch of texts and videos lies in a slot: tokens packed without padding, with a table of segments each.
 
+use super::Config;
 use crate::engine::graph::{Graph, Value};
 use crate::engine::scheduler::executor::SlotWriter;
 use crate::engine::tensor::{Axis, Dim, Meta};
-use super::Config;
 use crate::error::{Error, Result};
 
 /// Rows of frame tokens.

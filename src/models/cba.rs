@@ -156,7 +156,14 @@ impl Cba {
     }
 
     /// From projected frames to what a video is scored by. `noise` `[ΣT, K]` is added to the router's logits.
-    fn encode_frames(&self, g: &mut Graph, w: &Weights, seen: Seen, noise: Value, stage: Stage) -> Result<VideoTensors> {
+    fn encode_frames(
+        &self,
+        g: &mut Graph,
+        w: &Weights,
+        seen: Seen,
+        noise: Value,
+        stage: Stage,
+    ) -> Result<VideoTensors> {
         let v = trunk::frames(g, w, &self.cba.trunk, seen)?;
         let unit = g.apply(Unit, &[v])?;
         let rows = g.meta(v).dim(0);

@@ -119,7 +119,8 @@ impl Mix {
     /// Mixed tokens of length one, `[frames, width]`.
     fn tokens(&self, experts: &[f32], width: usize) -> Vec<f32> {
         let mut all = vec![];
-        for (tokens, weights) in experts.chunks_exact((self.slots * width).max(1)).zip(self.weights.chunks(self.slots)) {
+        for (tokens, weights) in experts.chunks_exact((self.slots * width).max(1)).zip(self.weights.chunks(self.slots))
+        {
             let mut mixed = vec![0.0f32; width];
             for (token, weight) in tokens.chunks_exact(width.max(1)).zip(weights) {
                 mixed.iter_mut().zip(token).for_each(|(m, x)| *m += weight * x);

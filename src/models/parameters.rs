@@ -48,7 +48,15 @@ pub struct Parameters {
 
 impl Parameters {
     pub fn declare(&mut self, name: &str, shape: &[usize], init: Init, decay: bool, range: (f32, f32)) {
-        let p = Parameter { name: name.into(), shape: shape.to_vec(), init, decay, range, rate: 1.0, offset: self.elements };
+        let p = Parameter {
+            name: name.into(),
+            shape: shape.to_vec(),
+            init,
+            decay,
+            range,
+            rate: 1.0,
+            offset: self.elements,
+        };
         self.elements = (p.offset + p.elements() as u64).next_multiple_of(ALIGN_ELEMENTS);
         self.list.push(p);
     }

@@ -141,8 +141,7 @@ fn background(slot: &mut SlotWriter, views: &Views, lengths: &[usize]) -> Result
 }
 
 /// Words by which a caption tells an order.
-const CONNECTIVES: [&str; 9] =
-    ["then", "after", "afterwards", "before", "while", "until", "first", "finally", "later"];
+const CONNECTIVES: [&str; 9] = ["then", "after", "afterwards", "before", "while", "until", "first", "finally", "later"];
 
 /// Whether a caption says what comes first.
 pub fn tells_order(caption: &str) -> bool {

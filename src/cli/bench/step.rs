@@ -193,7 +193,8 @@ impl Step {
 /// The training plan and the plan of the gradient alone.
 fn plans(model: &dyn Model, batch: &Batch, backend: &dyn Backend) -> Result<(Vec<Plan>, StateLayout)> {
     let capacity = batch.capacity();
-    let graphs = [fuse(&training(model, capacity, Stage::default(), Optimiser::default())?), fuse(&gradients(model, capacity)?)];
+    let graphs =
+        [fuse(&training(model, capacity, Stage::default(), Optimiser::default())?), fuse(&gradients(model, capacity)?)];
     let states = StateLayout::of(&graphs)?;
     let ctx = backend.ctx();
     let named = ["train", "gradient"].iter().zip(&graphs);

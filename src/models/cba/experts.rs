@@ -121,7 +121,8 @@ pub fn frames(
         Sharing::LowRank => {
             let weights = ["experts.down", "experts.up", "experts.shared"].map(|name| w.get(name));
             let [down, up, shared] = weights;
-            let (down, up, shared) = (rounded(g, down?, rounds)?, rounded(g, up?, rounds)?, rounded(g, shared?, rounds)?);
+            let (down, up, shared) =
+                (rounded(g, down?, rounds)?, rounded(g, up?, rounds)?, rounded(g, shared?, rounds)?);
             let low = g.apply(group(true), &[input, down, order, offsets])?;
             let low = rounded(g, low, rounds)?;
             let low = g.apply(group(false), &[low, up, order, offsets])?;

@@ -4,8 +4,8 @@ use super::super::super::backend::cpu::interact as cpu;
 use super::super::super::graph::{Graph, Value};
 use super::super::super::tensor::{Counts, Dim, HostTensor, Meta};
 use super::super::{
-    Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, expect_same, groups, ptx, read,
-    read_u32, write,
+    Arg, Cost, Ctx, KernelDef, Launch, Op, Operands, Sample, Site, Target, expect_same, groups, ptx, read, read_u32,
+    write,
 };
 use super::{INTERACT, Interact, Problem, SCRATCH, expect_operands, reference, samples};
 use crate::error::Result;
