@@ -48,12 +48,14 @@ pub enum Rule {
     Reported,
 }
 
+type Value = dyn Fn(&Table) -> Vec<f64> + Send + Sync;
+
 /// One thing that has to hold.
 pub struct Bar {
     pub says: String,
     pub rule: Rule,
     /// The value of each seed.
-    pub value: Box<dyn Fn(&Table) -> Vec<f64> + Send + Sync>,
+    pub value: Box<Value>,
 }
 
 impl Bar {

@@ -7,7 +7,7 @@ use super::bars::{Bar, Rule, Table, difference};
 use super::trained::{Scores, scores, train, with_videos};
 use super::{Claim, Effort, Job, Measures, Variant};
 use crate::data::Dataset;
-use crate::data::worlds::temporal_order::{Query, Video};
+use crate::data::worlds::temporal_order::Query;
 use crate::data::worlds::{Made, TemporalOrder};
 use crate::error::Result;
 use crate::models::Config;

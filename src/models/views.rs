@@ -119,9 +119,9 @@ fn donors(slot: &mut SlotWriter, views: &Views, lengths: &[usize]) -> Result<()>
             });
             owner.is_none_or(|o| views.videos[o] == views.videos[v])
         };
-        for t in begin..begin + n {
+        for (t, donor) in donor.iter_mut().enumerate().skip(begin).take(*n) {
             let tries = (0..16).map(|i| random.below(t as u64 * 16 + i, total as u64) as usize);
-            donor[t] = tries.into_iter().find(|row| !is_own(*row)).unwrap_or(t) as u32;
+            *donor = tries.into_iter().find(|row| !is_own(*row)).unwrap_or(t) as u32;
         }
         begin += n;
     }

@@ -54,6 +54,7 @@ fn npy(tensor: &HostTensor) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::op::Op;
 
     #[test]
     fn samples_come_back_as_they_were_written() {

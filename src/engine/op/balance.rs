@@ -230,8 +230,8 @@ impl Op for BalanceGrad {
         let mut dframe = HostTensor::zeros(&ins[1].shape);
         for f in frames(ins) {
             let mean: f64 = f.gates.iter().zip(share).map(|(p, s)| p * s).sum();
-            for e in 0..k {
-                let d = f.gates[e] * (dbalance * k as f64 * (share[e] - mean) + dz * 2.0 * f.lse) / n;
+            for (e, (gate, share)) in f.gates.iter().zip(share).enumerate() {
+                let d = gate * (dbalance * k as f64 * (share - mean) + dz * 2.0 * f.lse) / n;
                 dframe.x_mut()[f.row * k + e] = d;
                 dtext.x_mut()[f.text * k + e] += d;
             }

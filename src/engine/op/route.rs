@@ -125,7 +125,8 @@ impl Op for Route {
         let mut samples: Vec<Sample> = (cases().into_iter())
             .map(|case| case.sample(Route { slots: case.slots }).normal(&case.dims(case.experts), 3))
             .collect();
-        let awkward: [(&str, fn(usize, &mut f64)); 2] = [
+        type Change = fn(usize, &mut f64);
+        let awkward: [(&str, Change); 2] = [
             ("ties", |_, x| *x = (*x * 2.0).round() / 2.0),
             ("NaN among numbers", |i, x| {
                 if i % 6 == 4 {

@@ -78,8 +78,8 @@ pub fn decorrelate_parts(call: &mut Call) {
             for s in 0..k {
                 for t in (0..k).filter(|t| *t != s) {
                     let product = g[s * k + s] * g[t * k + t];
-                    // Not `product > SHORTEST`: a NaN must reach the loss.
-                    if !(product <= SHORTEST) {
+                    // A NaN must reach the loss.
+                    if product > SHORTEST || product.is_nan() {
                         total += f64::from(g[s * k + t] * g[s * k + t] / product);
                     }
                 }
@@ -100,7 +100,7 @@ pub fn decorrelate_grad(call: &mut Call) {
             for s in 0..k {
                 for t in (0..k).filter(|t| *t != s) {
                     let (a, b, u) = (g[s * k + s], g[t * k + t], g[s * k + t]);
-                    if !(a * b <= SHORTEST) {
+                    if a * b > SHORTEST || (a * b).is_nan() {
                         let slope = by * u / (a * b);
                         d[s * k + t] += 2.0 * slope;
                         d[s * k + s] -= slope * u / a;
