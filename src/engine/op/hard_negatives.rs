@@ -5,7 +5,7 @@ use super::super::graph::{Graph, Value};
 use super::super::tensor::{Axis, Counts, DType, Dim, HostTensor, Meta};
 use super::{
     Class, Cost, Ctx, Gradient, KernelDef, Launch, Op, Operands, Params, Sample, Site, expect_dtype, expect_rank,
-    groups, no_gradient, noise, ptx, read, read_u32, write,
+    groups, noise, ptx, read, read_u32, write,
 };
 use crate::error::{Error, Result};
 
@@ -62,7 +62,8 @@ impl Op for HardNegatives {
             return refuse(format!("similarity must be square and is {}", ins[0]));
         }
         for (m, name) in ins[1..].iter().zip(["video_key", "caption_key"]) {
-            if !m.is_absent() && (m.dtype() != DType::U32 || ![rows, cols].contains(&m.dim(0))) {
+            // Keys may be counted on an axis of their own, with equal counts.
+            if !m.is_absent() && (m.dtype() != DType::U32 || m.dim(0).cap() != rows.cap()) {
                 return refuse(format!("{name} must be u32 [{rows}] and is {m}"));
             }
         }
@@ -98,8 +99,9 @@ impl Op for HardNegatives {
         }
         vec![log_weight]
     }
+    /// Nothing flows through a selection: the weights are constants to the loss that takes them.
     fn grad(&self, _: &mut Graph, _: Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
-        no_gradient(self.name(), "it selects negatives; the loss that takes the weights has the gradient")
+        Ok(vec![None; 3])
     }
     fn cost(&self, ins: &[Meta], outs: &[Meta]) -> Cost {
         Cost { flops: 40 * ins[0].elements(), ..Cost::traffic(ins, outs) }

@@ -163,7 +163,7 @@ impl Default for Counterfactual {
     fn default() -> Counterfactual {
         Counterfactual {
             uniform: 0.1,
-            swap: 0.0,
+            swap: 0.5,
             exchange: Swap::Mean,
             margin: 0.0,
             hard_negatives: 1.0,
