@@ -146,7 +146,11 @@ fn every_form_trains_and_logs_its_terms() {
     let [data, _] = world(dir.path(), fresh_seed());
     type Change = fn(&mut CbaConfig);
     let forms: [(&str, &[&str], Change); 7] = [
-        ("default", &["contrast", "pooled", "uniform", "swap", "consistency", "balance", "router_z", "decorrelation"], |_| ()),
+        (
+            "default",
+            &["contrast", "pooled", "uniform", "swap", "consistency", "balance", "router_z", "decorrelation"],
+            |_| (),
+        ),
         ("token", &["balance"], |c| (c.routing.mode, c.routing.experts) = (RoutingMode::TopkToken, 8)),
         ("query", &["balance"], |c| c.routing.mode = RoutingMode::TopkQuery),
         ("frames swapped", &["swap", "swap_consistency"], |c| {
@@ -266,8 +270,7 @@ fn time_reaches_the_score() {
         scorer.explain(0, 0).unwrap().score
     };
     let before = score(&test);
-    let slower = with_videos(test, |_, tokens, seconds| {
-        (tokens.data.clone(), seconds.iter().map(|s| 3.0 * s).collect())
-    });
+    let slower =
+        with_videos(test, |_, tokens, seconds| (tokens.data.clone(), seconds.iter().map(|s| 3.0 * s).collect()));
     assert_ne!(before, score(&slower.unwrap()));
 }

@@ -70,18 +70,24 @@ impl Claim for SpuriousBackgroundClaim {
             simple("mean-pool", "cosine of pooled vectors", plain("mean-pool")),
             interaction.clone(),
             simple("token-interaction-max", "the same with a nearly hard maximum (WTI)", hard),
-            cba.with("cba-bare", "without any module, trunk included: token interaction with pooled vectors trained beside", |c| {
-                // Names that `ablate` knows.
-                ["routing", "counterfactual", "temporal"].iter().for_each(|module| drop(c.ablate(module)));
-                (c.trunk.layers, c.trunk.motion, c.trunk.positions) = (0, 0, false);
-            }),
+            cba.with(
+                "cba-bare",
+                "without any module, trunk included: token interaction with pooled vectors trained beside",
+                |c| {
+                    // Names that `ablate` knows.
+                    ["routing", "counterfactual", "temporal"].iter().for_each(|module| drop(c.ablate(module)));
+                    (c.trunk.layers, c.trunk.motion, c.trunk.positions) = (0, 0, false);
+                },
+            ),
             cba.clone(),
             off("cba-no-routing", "without experts", "routing"),
             off("cba-no-counterfactual", "without the counterfactual branch", "counterfactual"),
             off("cba-no-temporal", "without temporal regularisation", "temporal"),
             Variant { mask: Mask::Oracle, ..cba.with("cba-oracle-mask", "told the foreground while training", given) },
             Variant { mask: Mask::Random, ..cba.with("cba-random-mask", "with a random mask as large", given) },
-            cba.with("cba-no-swap", "the counterfactual branch with its uniform loss alone", |c| c.counterfactual.swap = 0.0),
+            cba.with("cba-no-swap", "the counterfactual branch with its uniform loss alone", |c| {
+                c.counterfactual.swap = 0.0
+            }),
             cba.with("cba-dense", "a dense layer with as many parameters as the experts", |c| {
                 c.routing.mode = RoutingMode::Dense;
             }),
@@ -200,9 +206,11 @@ impl Claim for SpuriousBackgroundClaim {
                 let (random, own) = (all("cba-random-mask"), all("cba"));
                 if own > 0.0 { vec![100.0 * random / own] } else { vec![] }
             }),
-            Bar::new("adversarial R@1 over the model without any module, mean of both directions", Rule::Reported, move |t| {
-                both("cba", "cba-bare", "adv")(t)
-            }),
+            Bar::new(
+                "adversarial R@1 over the model without any module, mean of both directions",
+                Rule::Reported,
+                move |t| both("cba", "cba-bare", "adv")(t),
+            ),
             Bar::new("gap between in distribution and adversarial, t2v", Rule::Reported, |t| {
                 difference(&t.values("cba", "id t2v"), &t.values("cba", "adv t2v"))
             }),
