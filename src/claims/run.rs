@@ -24,6 +24,8 @@ pub struct Request<'a> {
     pub only: &'a [String],
     /// Where results are kept.
     pub cache: &'a Path,
+    /// What computes, for the record.
+    pub device: &'a str,
     /// Jobs at once.
     pub jobs: usize,
 }
@@ -199,10 +201,15 @@ fn measure(
     std::fs::create_dir_all(&scratch).map_err(Error::io("create", &scratch))?;
     let (variant, seed, generator, effort) = (task.variant, task.seed, request.generator, request.effort);
     let job = Job { variant, seed, generator, effort, scratch: &scratch, stop, open };
-    let device = open()?.name();
     let measures = claim.measure(&job)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let kept = Kept { format: FORMAT.into(), depends_on: task.depends_on.clone(), measures, device, seconds };
+    let kept = Kept {
+        format: FORMAT.into(),
+        depends_on: task.depends_on.clone(),
+        measures,
+        device: request.device.into(),
+        seconds,
+    };
     let text = serde_json::to_string_pretty(&kept).map_err(|e| Error::config("claims", e.to_string(), "report it"))?;
     write_whole(&task.file, text.as_bytes())?;
     remove()?;

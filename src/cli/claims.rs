@@ -64,7 +64,9 @@ impl Claims {
         // On the CPU a job a core beats a job on all cores; a GPU takes one at a time.
         let on_cpu = probe.ctx().target == crate::engine::op::Target::Cpu;
         let (jobs, threads) = if on_cpu { (probe.ctx().threads, 1) } else { (1, common.threads) };
+        let device = probe.name();
         drop(probe);
+        let choice = if on_cpu { DeviceChoice::Cpu } else { choice };
         let open = || Ok(backend::open(&choice, threads, common.precision.into())?.0);
         std::fs::create_dir_all(&self.out).map_err(Error::io("create", &self.out))?;
         let request = Request {
@@ -74,6 +76,7 @@ impl Claims {
             effort: if self.quick { Effort::Quick } else { Effort::Full },
             only: &self.only,
             cache: &self.out,
+            device: &device,
             jobs,
         };
         let bar = progress::bar(common, claim.name(), 1);

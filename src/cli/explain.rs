@@ -52,6 +52,17 @@ pub struct Shown {
     relevance: Vec<f32>,
     /// `[words, frames]`
     similarity: Vec<f32>,
+    /// Share of each expert over the video, weighted by relevance; empty where the model does not route.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    expert_shares: Vec<f32>,
+    /// `[frames, experts]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    expert_gates: Vec<f32>,
+    /// Frames that the model takes for foreground, and what all others score alone: how much of the score is a shortcut.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    foreground: Vec<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    background_score: Option<f32>,
 }
 
 impl Explain {
@@ -116,6 +127,10 @@ pub fn explain(
         seconds,
         words: labels(caption, e.words),
         similarity: e.similarity.get(..e.words * e.frames).unwrap_or(&[]).to_vec(),
+        expert_shares: e.shares(),
+        expert_gates: e.gates,
+        foreground: e.foreground,
+        background_score: e.background_score,
         word_weights: e.word_weights,
         relevance: e.relevance,
     })
@@ -162,6 +177,15 @@ impl Shown {
                 "  {word:<16} weight {weight:.3}  best frame {at} ({:.1} s), cosine {best:.3}",
                 self.seconds[at]
             ));
+        }
+        if !self.expert_shares.is_empty() {
+            let shares: Vec<String> = self.expert_shares.iter().map(|s| format!("{:.0} %", 100.0 * s)).collect();
+            lines.push(format!("experts: {}", shares.join("  ")));
+        }
+        if let Some(alone) = self.background_score {
+            let seconds = self.seconds.iter().zip(&self.foreground).filter(|(_, f)| **f);
+            let seconds: Vec<String> = seconds.map(|(s, _)| format!("{s:.1}")).collect();
+            lines.push(format!("foreground at {} s; all other frames alone score {alone:.4}", seconds.join(", ")));
         }
         lines.join("\n")
     }
