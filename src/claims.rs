@@ -2,7 +2,7 @@
 //! with, and the bars it has to clear.
 //!
 //! A claim lists its variants (baselines, the model, the model without a module, oracles, random controls), says what
-//! is measured of one variant on one seed, and which differences must hold. [`run`] does the rest: jobs over variants
+//! is measured of one variant on one seed, and which differences must hold. [`run()`] does the rest: jobs over variants
 //! and seeds, cached one by one, so that a run that was stopped goes on where it was.
 
 pub mod bars;
