@@ -247,7 +247,13 @@ impl Op for Binary {
         Ok(match self.kind {
             BinaryKind::Add => vec![Some(dy), Some(dy)],
             BinaryKind::Sub => {
-                let minus = g.apply(Unary { kind: UnaryKind::Affine { a: -1.0, b: 0.0 } }, &[dy])?;
+                let dims = g.meta(dy).dims().to_vec();
+                let minus = if dims.iter().skip(1).any(|d| matches!(d, Dim::Ragged(..))) {
+                    let nothing = g.fill(0.0, &dims)?;
+                    g.apply(Binary { kind: BinaryKind::Sub }, &[nothing, dy])?
+                } else {
+                    g.apply(Unary { kind: UnaryKind::Affine { a: -1.0, b: 0.0 } }, &[dy])?
+                };
                 vec![Some(dy), Some(minus)]
             }
             BinaryKind::Mul => vec![

@@ -122,10 +122,10 @@ fn routed_cases() -> Vec<Case> {
         sharp,
         bare,
         long,
-        Case { class: Class::Full, ragged: true, ..with("routed, many tiles", &many(61, 40), &many(83, 20), 32, soft) },
+        Case { class: Class::Full, ragged: true, ..with("routed, many tiles", &many(35, 40), &many(37, 20), 32, soft) },
         Case {
             class: Class::Full,
-            ..with("sixteen experts, soft", &many(40, 30), &many(37, 70), 24, Router::new(16, 16))
+            ..with("sixteen experts, soft", &many(13, 30), &many(11, 70), 24, Router::new(16, 16))
         },
     ]
 }
