@@ -112,7 +112,8 @@ fn the_gradient_of_the_model_is_that_of_its_loss() {
             .flat_map(|p| p.offset as usize..p.offset as usize + p.elements())
             .map(|i| gradient[i] * direction[i])
             .sum();
-        let h = 1e-5;
+        // The score bends sharply: attention has a temperature of 0.05.
+        let h = 1e-6;
         let measured = (loss_at(h).0 - loss_at(-h).0) / (2.0 * h);
         let error = (along - measured).abs() / measured.abs().max(1e-3);
         assert!(error < 1e-5, "{name}, seed {seed}: {along} and by differences {measured}");
