@@ -87,6 +87,12 @@ pub fn load_tensors(path: &Path, parameters: &Parameters, prefixes: &[&str]) -> 
         let what = format!("holds {} tensors and the model has {}", tensors.len(), parameters.list.len());
         return Err(Error::format(path, what, "it belongs to another model: use the folder's own config.json"));
     }
+    // Before memory is taken for what a configuration only says is there.
+    let needed = (parameters.count() as u64).saturating_mul(4 * prefixes.len() as u64);
+    if (bytes.len() as u64) < needed {
+        let what = format!("is {} bytes long and the model's tensors take {needed}", bytes.len());
+        return Err(Error::format(path, what, "it belongs to another model: use the folder's own config.json"));
+    }
     prefixes.iter().map(|prefix| read_flat(path, &tensors, parameters, prefix)).collect()
 }
 
