@@ -5,7 +5,7 @@
 //! a perturbed speed would change what a motion means, and every frame is foreground.
 
 use super::bars::{Bar, Rule, Table, difference};
-use super::trained::{recall, train};
+use super::trained::{Recipe, recall, train};
 use super::{Claim, Effort, Job, Measures, Variant};
 use crate::data::Dataset;
 use crate::data::worlds::factors::Query;
@@ -13,7 +13,7 @@ use crate::data::worlds::{Factors, Made};
 use crate::engine::graph::Kind;
 use crate::error::{Error, Result};
 use crate::models::batch::Capacity;
-use crate::models::cba::config::{CbaConfig, Router, Routing, RoutingMode, Sharing, Trunk};
+use crate::models::cba::config::{Router, Routing, RoutingMode, Sharing};
 use crate::models::scorer::Scorer;
 use crate::models::{Config, build, folder, plans};
 use crate::train::TrainOptions;
@@ -34,30 +34,15 @@ impl Claim for FactorsClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        let epochs = if effort == Effort::Quick { 1 } else { 4 };
-        let options = TrainOptions { epochs, batch: 128, learning_rate: 2e-3, ..TrainOptions::default() };
-        let plain = |model: &str| Config {
-            model: model.into(),
-            text_dim: 96,
-            video_dim: 96,
-            dim: 128,
-            max_words: 2,
-            max_frames: 8,
-            ..Config::default()
-        };
-        let mut cba = CbaConfig {
-            trunk: Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() },
-            ..CbaConfig::default()
-        };
-        // Names that `ablate` knows.
-        ["counterfactual", "temporal"].iter().for_each(|module| drop(cba.ablate(module)));
-        let config = Config { cba: Some(cba), ..plain("cba") };
+        let recipe = Recipe { effort, tokens: 96, words: 2, frames: 8 };
+        let (options, plain) = (recipe.options(), |model| recipe.plain(model));
+        let config = recipe.cba(&["counterfactual", "temporal"]);
         let four = Variant::new("cba", "soft routing, 4 experts", config, options.clone());
         let routed = |name, about, change: fn(&mut Routing)| four.with(name, about, |c| change(&mut c.routing));
         let eight = |r: &mut Routing| r.experts = 8;
         let dense = routed("dense", "a hidden layer with as many parameters", |r| r.mode = RoutingMode::Dense);
         let mixing = dense.with("dense-mixing", "and words that learn of their sentence", |c| c.trunk.mixing = true);
-        let longer = TrainOptions { epochs: 3 * epochs, ..options.clone() };
+        let longer = TrainOptions { epochs: 3 * options.epochs, ..options.clone() };
         vec![
             Variant::new("token-interaction", "one expert, no trunk", plain("token-interaction"), options.clone()),
             four.clone(),

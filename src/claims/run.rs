@@ -8,6 +8,7 @@ use crate::engine::backend::Backend;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -97,11 +98,12 @@ pub fn run(
         let fix = format!("use some of {}", names.join(", "));
         return Err(Error::config("--only", format!("there is no variant {unknown:?}"), fix));
     }
+    let program = program()?;
     let chosen = |v: &&Variant| request.only.is_empty() || request.only.iter().any(|name| name == v.name);
     let seeds: Vec<u64> = (0..request.seeds).map(|i| seed(request.seed_base, i)).collect();
     let tasks: Vec<Task> = seeds
         .iter()
-        .flat_map(|seed| variants.iter().filter(chosen).map(|variant| task(claim, request, variant, *seed)))
+        .flat_map(|seed| variants.iter().filter(chosen).map(|variant| task(claim, request, variant, *seed, &program)))
         .collect();
     let (next, done, fresh) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(0.0));
     let failed: Mutex<Option<Error>> = Mutex::new(None);
@@ -160,7 +162,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u64) -> Task<'a> {
+/// A checksum of this program: numbers of another one are measured again.
+fn program() -> Result<String> {
+    let path = std::env::current_exe().map_err(Error::io("find", "this program"))?;
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    Ok(Sha256::digest(&bytes).iter().take(8).map(|b| format!("{b:02x}")).collect())
+}
+
+fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u64, program: &str) -> Task<'a> {
     let effort = if request.effort == Effort::Quick { "quick" } else { "full" };
     let generator = match request.generator {
         Generator::Main => "main",
@@ -168,9 +177,8 @@ fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u6
     };
     let name = format!("{}-{generator}-{effort}-{}-{seed}", claim.name(), variant.name);
     let Variant { name: _, about: _, config, options, mask, world } = variant;
-    let version = env!("CARGO_PKG_VERSION");
     let depends_on = format!(
-        "{version} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world}",
+        "{program} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world}",
         claim.name(),
         request.generator
     );

@@ -5,7 +5,7 @@
 //! background of its twin.
 
 use super::bars::{Bar, Rule, Table, difference, mean_of};
-use super::trained::{recall, train, with_videos};
+use super::trained::{Recipe, recall, train, with_videos};
 use super::{Claim, Effort, Job, Mask, Measures, Variant};
 use crate::data::Dataset;
 use crate::data::worlds::spurious_background::{Query, Test, Video};
@@ -13,10 +13,9 @@ use crate::data::worlds::{Made, SpuriousBackground};
 use crate::error::Result;
 use crate::eval::auroc;
 use crate::models::Config;
-use crate::models::cba::config::{CbaConfig, Foreground, RoutingMode, Trunk};
+use crate::models::cba::config::{CbaConfig, Foreground, RoutingMode};
 use crate::models::scorer::Scorer;
 use crate::random::Random;
-use crate::train::TrainOptions;
 
 pub struct SpuriousBackgroundClaim;
 
@@ -37,23 +36,8 @@ impl Claim for SpuriousBackgroundClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        let options = TrainOptions {
-            epochs: if effort == Effort::Quick { 1 } else { 4 },
-            batch: 128,
-            learning_rate: 2e-3,
-            ..TrainOptions::default()
-        };
-        let plain = |model: &str| Config {
-            model: model.into(),
-            text_dim: 128,
-            video_dim: 128,
-            dim: 128,
-            max_words: 3,
-            max_frames: 12,
-            ..Config::default()
-        };
-        let trunk = Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() };
-        let config = Config { cba: Some(CbaConfig { trunk, ..CbaConfig::default() }), ..plain("cba") };
+        let recipe = Recipe { effort, tokens: 128, words: 3, frames: 12 };
+        let (options, plain, config) = (recipe.options(), |model| recipe.plain(model), recipe.cba(&[]));
         let cba = Variant::new("cba", "the model, all modules", config, options.clone());
         let simple = |name, about, config| Variant::new(name, about, config, options.clone());
         let interaction =

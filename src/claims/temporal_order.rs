@@ -4,17 +4,15 @@
 //! model knows of order must survive another speed, a jittering sampler and lost frames, none of which changes it.
 
 use super::bars::{Bar, Rule, Table, difference};
-use super::trained::{Scores, scores, train, with_videos};
+use super::trained::{Recipe, Scores, scores, train, with_videos};
 use super::{Claim, Effort, Job, Measures, Variant};
 use crate::data::Dataset;
 use crate::data::worlds::temporal_order::Query;
 use crate::data::worlds::{Made, TemporalOrder};
 use crate::error::Result;
-use crate::models::Config;
-use crate::models::cba::config::{CbaConfig, Temporal, Trunk};
+use crate::models::cba::config::Temporal;
 use crate::models::perturb::{Perturbation, Sample};
 use crate::random::Random;
-use crate::train::TrainOptions;
 
 pub struct TemporalOrderClaim;
 
@@ -36,26 +34,9 @@ impl Claim for TemporalOrderClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        let options = TrainOptions {
-            epochs: if effort == Effort::Quick { 1 } else { 4 },
-            batch: 128,
-            learning_rate: 2e-3,
-            ..TrainOptions::default()
-        };
-        let plain = |model: &str| Config {
-            model: model.into(),
-            text_dim: 128,
-            video_dim: 128,
-            dim: 128,
-            max_words: 3,
-            max_frames: 32,
-            ..Config::default()
-        };
-        let trunk = Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() };
-        let mut modules = CbaConfig { trunk, ..CbaConfig::default() };
-        // A name that `ablate` knows. Nothing is spurious here: the branch would only cost time.
-        drop(modules.ablate("counterfactual"));
-        let config = Config { cba: Some(modules), ..plain("cba") };
+        let recipe = Recipe { effort, tokens: 128, words: 3, frames: 32 };
+        // Nothing is spurious here: the counterfactual branch would only cost time.
+        let (options, plain, config) = (recipe.options(), |model| recipe.plain(model), recipe.cba(&["counterfactual"]));
         let cba = Variant::new("cba", "the model with routing and temporal regularisation", config, options.clone());
         let temporal = |name, about, consistency, augment| {
             cba.with(name, about, |c| c.temporal = Temporal { consistency, augment, ..c.temporal.clone() })

@@ -1,15 +1,54 @@
 //! What the experiments share: training a variant, and looking at what it learned.
 
-use super::Job;
+use super::{Effort, Job};
 use crate::data::Dataset;
 use crate::data::tokens::{InMemory, Tokens};
 use crate::error::{Error, Result};
 use crate::eval::scoring::{count_ranks, relevance};
 use crate::eval::{CaptionMode, Directions, Retrieval, Setting};
+use crate::models::Config;
+use crate::models::cba::config::{CbaConfig, Trunk};
 use crate::models::scorer::Scorer;
 use crate::models::tiles::Tile;
 use crate::train::{Run, TrainOptions, Trainer};
 use std::path::{Path, PathBuf};
+
+/// What the variants of a world have in common.
+pub struct Recipe {
+    pub effort: Effort,
+    /// Width of the world's tokens.
+    pub tokens: usize,
+    pub words: usize,
+    pub frames: usize,
+}
+
+impl Recipe {
+    pub fn options(&self) -> TrainOptions {
+        let epochs = if self.effort == Effort::Quick { 1 } else { 4 };
+        TrainOptions { epochs, batch: 128, learning_rate: 2e-3, ..TrainOptions::default() }
+    }
+
+    pub fn plain(&self, model: &str) -> Config {
+        Config {
+            model: model.into(),
+            text_dim: self.tokens,
+            video_dim: self.tokens,
+            dim: 128,
+            max_words: self.words,
+            max_frames: self.frames,
+            ..Config::default()
+        }
+    }
+
+    /// CBA with a small trunk, without some of its modules.
+    pub fn cba(&self, without: &[&str]) -> Config {
+        let trunk = Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() };
+        let mut cba = CbaConfig { trunk, ..CbaConfig::default() };
+        // Their names are those that `ablate` knows.
+        without.iter().for_each(|module| drop(cba.ablate(module)));
+        Config { cba: Some(cba), ..self.plain("cba") }
+    }
+}
 
 /// Trains the job's variant and gives its model folder.
 ///
