@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::models::Config;
 use crate::models::cba::CbaConfig;
 use crate::train::TrainOptions;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -31,28 +32,84 @@ pub type Measures = BTreeMap<String, f64>;
 /// One arm of an experiment.
 #[derive(Clone, Debug)]
 pub struct Variant {
-    pub name: &'static str,
+    pub name: String,
     /// What it is, in a line.
-    pub about: &'static str,
+    pub about: String,
     pub config: Config,
     pub options: TrainOptions,
     /// Where its mask of the foreground comes from, if not from itself.
     pub mask: Mask,
-    /// What is special about the world it lives in; empty for nothing.
-    pub world: &'static str,
+    /// What is special about the world it lives in, by the names of the world's parameters.
+    pub world: Map<String, Value>,
+    /// Whether the frames of its training videos are in no order.
+    pub shuffled: bool,
 }
 
 impl Variant {
-    pub fn new(name: &'static str, about: &'static str, config: Config, options: TrainOptions) -> Variant {
-        Variant { name, about, config, options, mask: Mask::Own, world: "" }
+    pub fn new(name: &str, about: &str, config: Config, options: TrainOptions) -> Variant {
+        let (name, about) = (name.into(), about.into());
+        Variant { name, about, config, options, mask: Mask::Own, world: Map::new(), shuffled: false }
+    }
+
+    /// The same under another name.
+    pub fn named(&self, name: &str, about: &str) -> Variant {
+        Variant { name: name.into(), about: about.into(), ..self.clone() }
     }
 
     /// The same model under another name, with something changed about CBA.
-    pub fn with(&self, name: &'static str, about: &'static str, change: impl FnOnce(&mut CbaConfig)) -> Variant {
-        let mut other = Variant { name, about, ..self.clone() };
+    pub fn with(&self, name: &str, about: &str, change: impl FnOnce(&mut CbaConfig)) -> Variant {
+        let mut other = self.named(name, about);
         change(other.config.cba.get_or_insert_default());
         other
     }
+
+    /// The same model under another name, in a world of which one parameter is another.
+    pub fn in_world(&self, name: &str, about: &str, parameter: &str, value: impl Into<Value>) -> Variant {
+        let mut other = self.named(name, about);
+        other.world.insert(parameter.into(), value.into());
+        other
+    }
+}
+
+/// One setting of one variant through several values, all else as it is.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// The variant.
+    pub of: String,
+    /// The setting, as a configuration or a world calls it.
+    pub over: &'static str,
+    pub points: Vec<(f64, Variant)>,
+}
+
+impl Sweep {
+    fn new(of: &Variant, over: &'static str, values: &[f64], change: impl Fn(&mut Variant, f64)) -> Sweep {
+        let point = |value: &f64| {
+            let mut variant = of.named(&format!("{}-{over}-{value}", of.name), &format!("{over} {value}"));
+            change(&mut variant, *value);
+            (*value, variant)
+        };
+        Sweep { of: of.name.clone(), over, points: values.iter().map(point).collect() }
+    }
+
+    /// Over a setting of CBA.
+    pub fn setting(
+        of: &Variant,
+        over: &'static str,
+        values: &[f64],
+        change: impl Fn(&mut CbaConfig, f64),
+    ) -> Sweep {
+        Sweep::new(of, over, values, |v, value| change(v.config.cba.get_or_insert_default(), value))
+    }
+
+    /// Over a parameter of the world.
+    pub fn world(of: &Variant, over: &'static str, values: &[f64]) -> Sweep {
+        Sweep::new(of, over, values, |v, value| drop(v.world.insert(over.into(), value.into())))
+    }
+}
+
+/// The variant of a name, if it is in the list.
+fn find<'a>(variants: &'a [Variant], name: &str) -> Option<&'a Variant> {
+    variants.iter().find(|v| v.name == name)
 }
 
 /// A mask that an experiment gives to the counterfactual branch.
@@ -94,6 +151,8 @@ pub trait Claim: Sync {
     /// What is claimed, in a sentence.
     fn says(&self) -> &'static str;
     fn variants(&self, effort: Effort) -> Vec<Variant>;
+    /// What is looked at beside the bars: settings of some of the variants through a range.
+    fn sweeps(&self, variants: &[Variant]) -> Vec<Sweep>;
     fn measure(&self, job: &Job) -> Result<Measures>;
     /// What the table shows, in this order.
     fn columns(&self) -> &'static [&'static str];

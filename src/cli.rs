@@ -14,6 +14,7 @@ mod plan;
 mod progress;
 mod score;
 mod search;
+mod settings;
 mod split;
 mod train;
 

@@ -5,8 +5,8 @@
 //! a perturbed speed would change what a motion means, and every frame is foreground.
 
 use super::bars::{Bar, Rule, Table, difference};
-use super::trained::{Recipe, recall, train};
-use super::{Claim, Effort, Job, Measures, Variant};
+use super::trained::{Recipe, recall, train, world};
+use super::{Claim, Effort, Job, Measures, Sweep, Variant, find};
 use crate::data::Dataset;
 use crate::data::worlds::factors::Query;
 use crate::data::worlds::{Factors, Made};
@@ -38,7 +38,8 @@ impl Claim for FactorsClaim {
         let (options, plain) = (recipe.options(), |model| recipe.plain(model));
         let config = recipe.cba(&["counterfactual", "temporal"]);
         let four = Variant::new("cba", "soft routing, 4 experts", config, options.clone());
-        let routed = |name, about, change: fn(&mut Routing)| four.with(name, about, |c| change(&mut c.routing));
+        let routed =
+            |name: &str, about: &str, change: fn(&mut Routing)| four.with(name, about, |c| change(&mut c.routing));
         let eight = |r: &mut Routing| r.experts = 8;
         let dense = routed("dense", "a hidden layer with as many parameters", |r| r.mode = RoutingMode::Dense);
         let mixing = dense.with("dense-mixing", "and words that learn of their sentence", |c| c.trunk.mixing = true);
@@ -57,12 +58,15 @@ impl Claim for FactorsClaim {
             routed("cba-full-experts", "experts that share nothing", |r| r.sharing = Sharing::Full),
             dense,
             mixing.clone(),
-            Variant {
-                name: "dense-mixing-3x",
-                about: "the same with three times the steps",
-                options: longer,
-                ..mixing
-            },
+            Variant { options: longer, ..mixing.named("dense-mixing-3x", "the same with three times the steps") },
+        ]
+    }
+
+    fn sweeps(&self, variants: &[Variant]) -> Vec<Sweep> {
+        let Some(cba) = find(variants, "cba") else { return vec![] };
+        vec![
+            Sweep::setting(cba, "experts", &[1.0, 2.0, 3.0, 4.0, 8.0, 16.0], |c, x| c.routing.experts = x as usize),
+            Sweep::setting(cba, "rank", &[1.0, 4.0, 16.0, 64.0], |c, x| c.routing.rank = x as usize),
         ]
     }
 
@@ -71,10 +75,7 @@ impl Claim for FactorsClaim {
     }
 
     fn measure(&self, job: &Job) -> Result<Measures> {
-        let mut world = Factors { seed: job.seed, generator: job.generator, ..Factors::default() };
-        if job.effort == Effort::Quick {
-            world.train = 2_000;
-        }
+        let world: Factors = world(job, &[("train", 2_000)])?;
         let model = train(job, &world.train()?.data, None)?;
         let Made { data, queries, .. } = world.test(0)?;
         let mut measures = Measures::new();

@@ -1,7 +1,7 @@
 //! Runs the jobs of a claim: some at once, each cached under what it depends on, so that nothing is done twice.
 
 use super::bars::{Judged, Table, judge};
-use super::{Claim, Effort, Job, Measures, Variant};
+use super::{Claim, Effort, Job, Measures, Sweep, Variant};
 use crate::data::files::{read_capped, write_whole};
 use crate::data::worlds::Generator;
 use crate::engine::backend::Backend;
@@ -23,6 +23,10 @@ pub struct Request<'a> {
     pub effort: Effort,
     /// Variants by name; all when empty.
     pub only: &'a [String],
+    /// The claim's sweeps instead of its variants.
+    pub sweep: bool,
+    /// What is changed about every variant; nothing is judged then.
+    pub change: Option<&'a (dyn Fn(&mut Variant) -> Result<()> + Sync)>,
     /// Where results are kept.
     pub cache: &'a Path,
     /// What computes, for the record.
@@ -42,6 +46,7 @@ pub struct Outcome {
     pub seed_base: u64,
     pub device: String,
     pub table: Table,
+    pub sweeps: Vec<Swept>,
     /// Empty where not all variants were run, or where the effort proves nothing.
     pub bars: Vec<Judged>,
     /// Seconds that the jobs took which were not in the cache, added up.
@@ -52,6 +57,15 @@ impl Outcome {
     pub fn holds(&self) -> bool {
         self.bars.iter().all(|b| b.holds != Some(false))
     }
+}
+
+/// A sweep and the variants of the table that it is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Swept {
+    pub of: String,
+    pub over: String,
+    /// Values and the names of their variants.
+    pub points: Vec<(f64, String)>,
 }
 
 /// A measured job on disk.
@@ -92,14 +106,24 @@ pub fn run(
     progress: &(dyn Fn(usize, usize, &str) + Sync),
     stop: &AtomicBool,
 ) -> Result<Outcome> {
-    let variants = claim.variants(request.effort);
+    let mut variants = claim.variants(request.effort);
+    let mut sweeps = vec![];
+    if request.sweep {
+        let all = claim.sweeps(&variants);
+        let names = |s: &Sweep| s.points.iter().map(|(value, v)| (*value, v.name.clone())).collect();
+        sweeps.extend(all.iter().map(|s| Swept { of: s.of.clone(), over: s.over.into(), points: names(s) }));
+        variants = all.into_iter().flat_map(|s| s.points).map(|(_, variant)| variant).collect();
+    }
+    if let Some(change) = request.change {
+        variants.iter_mut().try_for_each(change)?;
+    }
     if let Some(unknown) = request.only.iter().find(|name| !variants.iter().any(|v| v.name == **name)) {
-        let names: Vec<&str> = variants.iter().map(|v| v.name).collect();
+        let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
         let fix = format!("use some of {}", names.join(", "));
         return Err(Error::config("--only", format!("there is no variant {unknown:?}"), fix));
     }
     let program = program()?;
-    let chosen = |v: &&Variant| request.only.is_empty() || request.only.iter().any(|name| name == v.name);
+    let chosen = |v: &&Variant| request.only.is_empty() || request.only.iter().any(|name| *name == v.name);
     let seeds: Vec<u64> = (0..request.seeds).map(|i| seed(request.seed_base, i)).collect();
     let tasks: Vec<Task> = seeds
         .iter()
@@ -113,7 +137,7 @@ pub fn run(
                 return;
             }
             if kept(task).is_none() {
-                progress(done.load(Ordering::Relaxed), tasks.len(), task.variant.name);
+                progress(done.load(Ordering::Relaxed), tasks.len(), &task.variant.name);
                 match measure(claim, request, task, open, stop) {
                     Ok(seconds) => *lock(&fresh) += seconds,
                     Err(e) => {
@@ -122,7 +146,7 @@ pub fn run(
                     }
                 }
             }
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1, tasks.len(), task.variant.name);
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, tasks.len(), &task.variant.name);
         }
     };
     std::thread::scope(|scope| {
@@ -138,9 +162,10 @@ pub fn run(
     for task in &tasks {
         let Some(kept) = kept(task) else { return Err(Error::Stopped) };
         device = kept.device;
-        table.variants.entry(task.variant.name.into()).or_default().push(kept.measures);
+        table.variants.entry(task.variant.name.clone()).or_default().push(kept.measures);
     }
-    let complete = request.only.is_empty() && request.effort == Effort::Full;
+    let complete = request.only.is_empty() && !request.sweep && request.change.is_none();
+    let complete = complete && request.effort == Effort::Full;
     let bars = if complete { claim.bars().iter().map(|b| judge(b, &table)).collect() } else { vec![] };
     let seconds = *lock(&fresh);
     Ok(Outcome {
@@ -152,6 +177,7 @@ pub fn run(
         seed_base: request.seed_base,
         device,
         table,
+        sweeps,
         bars,
         seconds,
     })
@@ -176,9 +202,9 @@ fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u6
         Generator::HeldOut => "held-out",
     };
     let name = format!("{}-{generator}-{effort}-{}-{seed}", claim.name(), variant.name);
-    let Variant { name: _, about: _, config, options, mask, world } = variant;
+    let Variant { name: _, about: _, config, options, mask, world, shuffled } = variant;
     let depends_on = format!(
-        "{program} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world}",
+        "{program} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world:?} {shuffled}",
         claim.name(),
         request.generator
     );

@@ -5,8 +5,8 @@
 //! background of its twin.
 
 use super::bars::{Bar, Rule, Table, difference, mean_of};
-use super::trained::{Recipe, recall, train, with_videos};
-use super::{Claim, Effort, Job, Mask, Measures, Variant};
+use super::trained::{Recipe, recall, train, with_videos, world};
+use super::{Claim, Effort, Job, Mask, Measures, Sweep, Variant, find};
 use crate::data::Dataset;
 use crate::data::worlds::spurious_background::{Query, Test, Video};
 use crate::data::worlds::{Made, SpuriousBackground};
@@ -19,8 +19,6 @@ use crate::random::Random;
 
 pub struct SpuriousBackgroundClaim;
 
-/// Variants that live where no background says anything.
-const NOTHING_SPURIOUS: &str = "rho 0";
 /// Random stream of random masks.
 const MASKS: u64 = 0x6d61_736b;
 /// Videos whose relevance is compared with the truth.
@@ -39,17 +37,16 @@ impl Claim for SpuriousBackgroundClaim {
         let recipe = Recipe { effort, tokens: 128, words: 3, frames: 12 };
         let (options, plain, config) = (recipe.options(), |model| recipe.plain(model), recipe.cba(&[]));
         let cba = Variant::new("cba", "the model, all modules", config, options.clone());
-        let simple = |name, about, config| Variant::new(name, about, config, options.clone());
+        let simple = |name: &str, about: &str, config| Variant::new(name, about, config, options.clone());
         let interaction =
             simple("token-interaction", "soft attention, one expert, no trunk", plain("token-interaction"));
         let hard = Config { temperature: 0.005, ..plain("token-interaction") };
-        let off = |name: &'static str, about, module: &'static str| {
+        let off = |name: &str, about: &str, module: &str| {
             // The names come from the list that `ablate` knows.
             cba.with(name, about, |c| drop(c.ablate(module)))
         };
         let given = |c: &mut CbaConfig| c.counterfactual.foreground = Foreground::Given;
-        let spurious_free =
-            |variant: &Variant, name, about| Variant { name, about, world: NOTHING_SPURIOUS, ..variant.clone() };
+        let spurious_free = |v: &Variant, name: &str, about: &str| v.in_world(name, about, "rho_train", 0.0);
         vec![
             simple("mean-pool", "cosine of pooled vectors", plain("mean-pool")),
             interaction.clone(),
@@ -80,20 +77,26 @@ impl Claim for SpuriousBackgroundClaim {
         ]
     }
 
+    fn sweeps(&self, variants: &[Variant]) -> Vec<Sweep> {
+        let mut sweeps = vec![];
+        if let Some(cba) = find(variants, "cba") {
+            let uniform = [0.0, 0.03, 0.1, 0.3, 1.0, 3.0];
+            sweeps.push(Sweep::setting(cba, "uniform", &uniform, |c, x| c.counterfactual.uniform = x as f32));
+        }
+        for variant in ["token-interaction", "cba"].into_iter().filter_map(|name| find(variants, name)) {
+            sweeps.push(Sweep::world(variant, "rho_train", &[0.0, 0.5, 0.9, 0.98, 1.0]));
+            sweeps.push(Sweep::world(variant, "beta", &[0.0, 1.0, 2.0, 4.0]));
+            sweeps.push(Sweep::world(variant, "clear_share", &[0.0, 0.25, 0.5]));
+        }
+        sweeps
+    }
+
     fn columns(&self) -> &'static [&'static str] {
         &["id t2v", "id v2t", "decor t2v", "decor v2t", "adv t2v", "adv v2t", "AUROC", "mask", "background t2v"]
     }
 
     fn measure(&self, job: &Job) -> Result<Measures> {
-        let quick = job.effort == Effort::Quick;
-        let mut world =
-            SpuriousBackground { seed: job.seed, generator: job.generator, ..SpuriousBackground::default() };
-        if quick {
-            (world.train, world.gallery) = (2_000, 200);
-        }
-        if job.variant.world == NOTHING_SPURIOUS {
-            world.rho_train = 0.0;
-        }
+        let world: SpuriousBackground = world(job, &[("train", 2_000), ("gallery", 200)])?;
         let made = world.train()?;
         let random = Random::new(job.seed, MASKS);
         let is_foreground = |video: usize, frame: usize| match job.variant.mask {

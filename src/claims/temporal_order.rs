@@ -4,8 +4,8 @@
 //! model knows of order must survive another speed, a jittering sampler and lost frames, none of which changes it.
 
 use super::bars::{Bar, Rule, Table, difference};
-use super::trained::{Recipe, Scores, scores, train, with_videos};
-use super::{Claim, Effort, Job, Measures, Variant};
+use super::trained::{Recipe, Scores, scores, train, with_videos, world};
+use super::{Claim, Effort, Job, Measures, Sweep, Variant, find};
 use crate::data::Dataset;
 use crate::data::worlds::temporal_order::Query;
 use crate::data::worlds::{Made, TemporalOrder};
@@ -16,8 +16,6 @@ use crate::random::Random;
 
 pub struct TemporalOrderClaim;
 
-/// Trained on videos whose frames are in no order.
-const SHUFFLED: &str = "shuffled";
 /// Random streams of perturbed tests, and of shuffled training videos.
 const PERTURBED: u64 = 0x7065_7274_0000_0000;
 const SHUFFLES: u64 = 0x7368_7566_0000_0000;
@@ -38,7 +36,7 @@ impl Claim for TemporalOrderClaim {
         // Nothing is spurious here: the counterfactual branch would only cost time.
         let (options, plain, config) = (recipe.options(), |model| recipe.plain(model), recipe.cba(&["counterfactual"]));
         let cba = Variant::new("cba", "the model with routing and temporal regularisation", config, options.clone());
-        let temporal = |name, about, consistency, augment| {
+        let temporal = |name: &str, about: &str, consistency, augment| {
             cba.with(name, about, |c| c.temporal = Temporal { consistency, augment, ..c.temporal.clone() })
         };
         let off = temporal("cba-no-temporal", "without temporal regularisation", 0.0, 0.0);
@@ -52,8 +50,14 @@ impl Claim for TemporalOrderClaim {
             temporal("cba-augmented", "augmentation instead: perturbed videos are learned from", 0.0, 1.0),
             temporal("cba-augmented-temporal", "augmentation and regularisation", 1.0, 1.0),
             without_time,
-            Variant { world: SHUFFLED, ..off.with("cba-shuffled", "control: trained on frames in no order", |_| ()) },
+            Variant { shuffled: true, ..off.named("cba-shuffled", "control: trained on frames in no order") },
         ]
+    }
+
+    fn sweeps(&self, variants: &[Variant]) -> Vec<Sweep> {
+        let Some(cba) = find(variants, "cba") else { return vec![] };
+        let weights = [0.0, 0.2, 1.0, 3.0, 10.0];
+        vec![Sweep::setting(cba, "consistency", &weights, |c, x| c.temporal.consistency = x as f32)]
     }
 
     fn columns(&self) -> &'static [&'static str] {
@@ -61,12 +65,9 @@ impl Claim for TemporalOrderClaim {
     }
 
     fn measure(&self, job: &Job) -> Result<Measures> {
-        let mut world = TemporalOrder { seed: job.seed, generator: job.generator, ..TemporalOrder::default() };
-        if job.effort == Effort::Quick {
-            (world.train, world.gallery) = (2_000, 200);
-        }
+        let world: TemporalOrder = world(job, &[("train", 2_000), ("gallery", 200)])?;
         let Made { mut data, .. } = world.train()?;
-        if job.variant.world == SHUFFLED {
+        if job.variant.shuffled {
             data = with_videos(data, |v, tokens, seconds| {
                 let order = Random::new(job.seed, SHUFFLES + v as u64).permutation(tokens.rows);
                 let rows = order.into_iter().flat_map(|t| tokens.data[t * tokens.dim..][..tokens.dim].to_vec());

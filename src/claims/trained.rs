@@ -11,6 +11,8 @@ use crate::models::cba::config::{CbaConfig, Trunk};
 use crate::models::scorer::Scorer;
 use crate::models::tiles::Tile;
 use crate::train::{Run, TrainOptions, Trainer};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// What the variants of a world have in common.
@@ -48,6 +50,23 @@ impl Recipe {
         without.iter().for_each(|module| drop(cba.ablate(module)));
         Config { cba: Some(cba), ..self.plain("cba") }
     }
+}
+
+/// The world that a job's variant lives in; for a quick look with the parameters `quick`.
+///
+/// # Errors
+/// When the variant names a parameter that the world does not have.
+pub fn world<W: DeserializeOwned>(job: &Job, quick: &[(&str, usize)]) -> Result<W> {
+    let mut parameters = Map::new();
+    if job.effort == Effort::Quick {
+        parameters.extend(quick.iter().map(|(key, value)| (key.to_string(), Value::from(*value))));
+    }
+    parameters.extend(job.variant.world.clone());
+    let generator = serde_json::to_value(job.generator);
+    let generator = generator.map_err(|e| Error::config("generator", e.to_string(), "report it"))?;
+    parameters.extend([("seed".to_string(), Value::from(job.seed)), ("generator".to_string(), generator)]);
+    serde_json::from_value(Value::Object(parameters))
+        .map_err(|e| Error::config("world", e.to_string(), "`moviola data world` writes a world.json with all of them"))
 }
 
 /// Trains the job's variant and gives its model folder.

@@ -1,8 +1,9 @@
 //! `claims`: experiments that could refute what the papers claim.
 
-use super::{Common, STOP, output, progress};
+use super::{Common, STOP, output, progress, settings};
 use crate::claims::bars::Summary;
-use crate::claims::{CLAIMS, Claim, Effort, Outcome, Request, run};
+use crate::claims::run::Swept;
+use crate::claims::{CLAIMS, Claim, Effort, Outcome, Request, Variant, run};
 use crate::data::worlds::Generator;
 use crate::engine::backend::{self, DeviceChoice};
 use crate::error::{Error, Result};
@@ -18,6 +19,8 @@ Examples:
   moviola claims spurious-background --quick            that it runs, in a minute; proves nothing
   moviola claims spurious-background --seed-base 77 --generator held-out --json
   moviola claims spurious-background --only cba,token-interaction --seeds 2
+  moviola claims spurious-background --sweep --seeds 1     a table for each setting
+  moviola claims factors --only cba --set routing.rank=32 --set train.epochs=8 --set world.noise=1
 
 Results are kept by variant and seed in --out: a run that was stopped goes on where it was. The exit status is not 0
 when a bar fails.")]
@@ -39,6 +42,12 @@ pub struct Claims {
     /// Some variants alone, without judgement.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
+    /// The claim's sweeps over settings and worlds instead of its variants, without judgement.
+    #[arg(long, conflicts_with = "only")]
+    sweep: bool,
+    /// A setting that is changed about every variant, e.g. routing.experts=8 or world.beta=1; without judgement.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// Folder in which results are kept.
     #[arg(long, default_value = "moviola-claims", value_name = "DIR")]
     out: PathBuf,
@@ -69,12 +78,15 @@ impl Claims {
         let choice = if on_cpu { DeviceChoice::Cpu } else { choice };
         let open = || Ok(backend::open(&choice, threads, common.precision.into())?.0);
         std::fs::create_dir_all(&self.out).map_err(Error::io("create", &self.out))?;
+        let change = |variant: &mut Variant| settings::change(&self.settings, variant);
         let request = Request {
             seeds: self.seeds,
             seed_base: self.seed_base,
             generator,
             effort: if self.quick { Effort::Quick } else { Effort::Full },
             only: &self.only,
+            sweep: self.sweep,
+            change: if self.settings.is_empty() { None } else { Some(&change) },
             cache: &self.out,
             device: &device,
             jobs,
@@ -106,24 +118,21 @@ fn find(name: &str) -> Result<&'static dyn Claim> {
 
 /// The table and the bars as people read them.
 fn text(claim: &dyn Claim, outcome: &Outcome) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    let mut head = vec!["variant"];
-    head.extend(claim.columns());
-    table.set_header(head);
-    for variant in claim.variants(Effort::Full) {
-        if !outcome.table.variants.contains_key(variant.name) {
-            continue;
+    let tables = if outcome.sweeps.is_empty() {
+        let mut rows: Vec<(String, &str)> = vec![];
+        for variant in claim.variants(Effort::Full) {
+            if let Some((name, _)) = outcome.table.variants.get_key_value(&variant.name) {
+                rows.push((name.clone(), name));
+            }
         }
-        let mut row = vec![variant.name.to_string()];
-        for column in claim.columns() {
-            let values = outcome.table.values(variant.name, column);
-            let s = Summary::of(&values);
-            row.push(if values.is_empty() { "–".into() } else { format!("{:.1} ± {:.1}", s.mean, s.sd) });
-        }
-        table.add_row(row);
-    }
-    table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
+        vec![table("variant", &rows, claim, outcome)]
+    } else {
+        let one = |sweep: &Swept| {
+            let rows: Vec<_> = sweep.points.iter().map(|(value, name)| (value.to_string(), name.as_str())).collect();
+            table(&format!("{}, {}", sweep.of, sweep.over), &rows, claim, outcome)
+        };
+        outcome.sweeps.iter().map(one).collect()
+    };
     let generator = match outcome.generator {
         Generator::Main => "main",
         Generator::HeldOut => "held-out",
@@ -132,7 +141,7 @@ fn text(claim: &dyn Claim, outcome: &Outcome) -> String {
     let mut lines = vec![
         outcome.says.clone(),
         format!("{seeds} seeds from base {base}, {generator} generator, {}; mean ± sd", outcome.device),
-        table.to_string(),
+        tables.join("\n\n"),
     ];
     for bar in &outcome.bars {
         let mark = match bar.holds {
@@ -147,4 +156,22 @@ fn text(claim: &dyn Claim, outcome: &Outcome) -> String {
         lines.push("not judged: bars are for all variants with full effort".into());
     }
     lines.join("\n")
+}
+
+/// Rows (what they are called, the variant they show) with a claim's columns.
+fn table(head: &str, rows: &[(String, &str)], claim: &dyn Claim, outcome: &Outcome) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header([head].into_iter().chain(claim.columns().iter().copied()));
+    for (called, variant) in rows {
+        let mut row = vec![called.clone()];
+        for column in claim.columns() {
+            let values = outcome.table.values(variant, column);
+            let s = Summary::of(&values);
+            row.push(if values.is_empty() { "–".into() } else { format!("{:.1} ± {:.1}", s.mean, s.sd) });
+        }
+        table.add_row(row);
+    }
+    table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
+    table.to_string()
 }

@@ -1,19 +1,16 @@
 //! `train`: from a data set to a model folder.
 
 use super::split::DataArgs;
+use super::settings::RunConfig;
 use super::{Common, STOP, device, output, progress};
-use crate::data::{Dataset, Split};
-use crate::error::{Error, Result};
+use crate::data::Split;
+use crate::error::Result;
 use crate::eval::file;
-use crate::models::cba::CbaConfig;
-use crate::models::cba::config::{Counterfactual, Quantisation, Routing, Temporal, Trunk};
-use crate::models::{Config, build, rows::TextRows};
 use crate::picture::Curves;
 use crate::train::log::{Line, Log};
-use crate::train::{Event, Run, Summary, TrainOptions, Trainer};
+use crate::train::{Event, Run, Summary, Trainer};
 use clap::Args;
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Train a model on token files.
 #[derive(Args)]
@@ -59,107 +56,6 @@ pub struct Train {
     /// Go on from the newest checkpoint in --out.
     #[arg(long)]
     resume: bool,
-}
-
-/// The tables of a configuration.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RunConfig {
-    pub model: toml::Table,
-    pub train: TrainOptions,
-    trunk: Option<Trunk>,
-    routing: Option<Routing>,
-    counterfactual: Option<Counterfactual>,
-    temporal: Option<Temporal>,
-    quantisation: Option<Quantisation>,
-}
-
-/// A configuration is a page of text; more is not one.
-const CONFIG_LIMIT: u64 = 1 << 20;
-
-impl RunConfig {
-    /// The file, then the settings, in that order.
-    pub fn read(file: Option<&Path>, settings: &[String]) -> Result<RunConfig> {
-        let mut table = match file {
-            None => toml::Table::new(),
-            Some(path) => {
-                let bytes = crate::data::files::read_capped(path, CONFIG_LIMIT)?;
-                let text = String::from_utf8(bytes)
-                    .map_err(|_| Error::format(path, "is not UTF-8", "save it as UTF-8 text"))?;
-                text.parse().map_err(|e: toml::de::Error| {
-                    Error::format(path, e.to_string().trim().to_string(), "see `moviola train --help` for an example")
-                })?
-            }
-        };
-        for setting in settings {
-            set(&mut table, setting)?;
-        }
-        table.try_into().map_err(|e: toml::de::Error| {
-            let key = file.map_or("--set".into(), |p| p.display().to_string());
-            Error::config(key, e.to_string().trim().to_string(), "see `moviola train --help` for the keys")
-        })
-    }
-
-    /// The model's configuration, completed by what the data say.
-    pub fn model(&self, data: &Dataset, ablate: &[String]) -> Result<Config> {
-        let mut table = self.model.clone();
-        let mut fill = |key: &str, value: usize| {
-            table.entry(key).or_insert(toml::Value::Integer(value as i64));
-        };
-        fill("text_dim", data.texts.dim());
-        fill("video_dim", data.videos.dim());
-        let mut whole = toml::Table::try_from(Config::default())
-            .map_err(|e| Error::config("[model]", e.to_string(), "report it"))?;
-        whole.extend(table);
-        let mut config: Config = whole.try_into().map_err(|e: toml::de::Error| {
-            Error::config("[model]", e.to_string().trim().to_string(), "see `moviola train --help` for the keys")
-        })?;
-        config.cba = self.cba(&config, ablate)?;
-        build(&config)?;
-        TextRows::new(&*data.texts, &config)?;
-        Ok(config)
-    }
-
-    /// The tables of CBA, where it is the model or they are given.
-    fn cba(&self, config: &Config, ablate: &[String]) -> Result<Option<CbaConfig>> {
-        let given = CbaConfig {
-            trunk: self.trunk.clone().unwrap_or_default(),
-            routing: self.routing.clone().unwrap_or_default(),
-            counterfactual: self.counterfactual.clone().unwrap_or_default(),
-            temporal: self.temporal.clone().unwrap_or_default(),
-            quantisation: self.quantisation.clone().unwrap_or_default(),
-        };
-        let tables = [
-            self.trunk.is_some(),
-            self.routing.is_some(),
-            self.counterfactual.is_some(),
-            self.temporal.is_some(),
-            self.quantisation.is_some(),
-        ];
-        if config.model != "cba" && !tables.contains(&true) && ablate.is_empty() {
-            return Ok(None);
-        }
-        let mut cba = given;
-        for module in ablate {
-            cba.ablate(module)?;
-        }
-        Ok(Some(cba))
-    }
-}
-
-/// `a.b=value` into the table; a value that is no TOML is a string.
-fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
-    let usage = || Error::config("--set", format!("{setting:?} is not KEY=VALUE"), "write e.g. --set train.epochs=10");
-    let (key, value) = setting.split_once('=').ok_or_else(usage)?;
-    let (first, second) = key.trim().split_once('.').ok_or_else(usage)?;
-    let value = format!("x = {value}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut t| t.remove("x"))
-        .unwrap_or_else(|| toml::Value::String(value.trim().into()));
-    let inner = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-    inner.as_table_mut().ok_or_else(usage)?.insert(second.into(), value);
-    Ok(())
 }
 
 impl Train {
