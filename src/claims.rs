@@ -92,12 +92,7 @@ impl Sweep {
     }
 
     /// Over a setting of CBA.
-    pub fn setting(
-        of: &Variant,
-        over: &'static str,
-        values: &[f64],
-        change: impl Fn(&mut CbaConfig, f64),
-    ) -> Sweep {
+    pub fn setting(of: &Variant, over: &'static str, values: &[f64], change: impl Fn(&mut CbaConfig, f64)) -> Sweep {
         Sweep::new(of, over, values, |v, value| change(v.config.cba.get_or_insert_default(), value))
     }
 

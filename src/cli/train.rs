@@ -1,7 +1,7 @@
 //! `train`: from a data set to a model folder.
 
-use super::split::DataArgs;
 use super::settings::RunConfig;
+use super::split::DataArgs;
 use super::{Common, STOP, device, output, progress};
 use crate::data::Split;
 use crate::error::Result;
@@ -29,7 +29,7 @@ A configuration file has tables; every key can be left out:
   max_words = 32               learning_rate = 0.001
   max_frames = 64              seed = 1
 and, for cba:
-  [trunk]           layers heads expansion positions motion pooled
+  [trunk]           layers heads expansion positions motion standardise mixing pooled
   [routing]         mode = \"off|dense|soft|topk-query|topk-token\"  experts slots rank sharing router
                     balance z decorrelation noise
   [counterfactual]  uniform swap margin hard_negatives foreground

@@ -18,6 +18,7 @@ pub use config::CbaConfig;
 
 use super::batch::{TextInputs, VideoInputs};
 use super::parameters::{Init, Parameters, Weights};
+use super::standardise;
 use super::token_interaction::{declare_row_weight, row_weight};
 use super::{Config, Model, Stage, TextSide, VideoSide};
 use crate::engine::graph::{Graph, Value};
@@ -64,6 +65,10 @@ impl Cba {
         let p = &mut parameters;
         p.linear("text", dim, config.text_dim);
         p.linear("video", dim, config.video_dim);
+        if cba.trunk.standardise {
+            standardise::declare(p, "text", config.text_dim);
+            standardise::declare(p, "video", config.video_dim);
+        }
         trunk::declare(p, &cba.trunk, dim);
         experts::declare(p, &cba.routing, dim);
         declare_row_weight(p, "word_weight", dim);
@@ -321,9 +326,10 @@ impl Model for Cba {
     }
 }
 
-/// `x Wᵀ + b`; with `rounds` both factors are rounded as int8 rounds them.
+/// `x Wᵀ + b`, of standardised x where the projection has statistics; with `rounds` both factors are rounded as int8
+/// rounds them.
 fn project(g: &mut Graph, w: &Weights, name: &str, x: Value, rounds: bool) -> Result<Value> {
-    let (weight, bias) = (w.get(&format!("{name}.weight"))?, w.get(&format!("{name}.bias"))?);
+    let (weight, bias) = standardise::folded(g, w, name)?;
     let (x, weight) = (rounded(g, x, rounds)?, rounded(g, weight, rounds)?);
     g.apply(LINEAR.clone(), &[x, weight, bias, Value::ABSENT])
 }

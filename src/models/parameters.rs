@@ -73,6 +73,12 @@ impl Parameters {
         self.declare(name, shape, init, decay, (f32::MIN, f32::MAX));
     }
 
+    /// What is not learned: it stays as it is drawn or written.
+    pub fn fixed(&mut self, name: &str, shape: &[usize], init: Init) {
+        self.free(name, shape, init, false);
+        self.freeze(name);
+    }
+
     /// The logarithm of the scale of scores in a loss: 1/0.07 at first, at most 100.
     pub fn log_scale(&mut self, name: &str) {
         let init = Init::Constant((1.0f32 / 0.07).ln());
@@ -148,9 +154,14 @@ pub struct Weights {
 }
 
 impl Weights {
+    pub fn find(&self, name: &str) -> Option<Value> {
+        self.views.iter().find(|v| v.0 == name).map(|v| v.1)
+    }
+
+    /// # Errors
+    /// When the model declares no such parameter.
     pub fn get(&self, name: &str) -> Result<Value> {
-        let found = self.views.iter().find(|v| v.0 == name).map(|v| v.1);
-        found.ok_or_else(|| Error::shape(format!("parameter {name}"), "was never declared"))
+        self.find(name).ok_or_else(|| Error::shape(format!("parameter {name}"), "was never declared"))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::models::plans::{Optimiser, training};
 use crate::models::rows::{TextRows, VideoRows};
 use crate::models::tiles::{self, Side, Tiler};
 use crate::models::views::{Views, pack_views};
-use crate::models::{Config, Model, build, folder};
+use crate::models::{Config, Model, build, folder, standardise};
 use crate::random::Random;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,7 +199,7 @@ impl<'a> Trainer<'a> {
         let zeros = || vec![0.0; parameters.elements as usize];
         let (params, m, v) = match found {
             Some(c) => (c.params, c.adam_m, c.adam_v),
-            None => (parameters.initial(self.options.seed), zeros(), zeros()),
+            None => (self.initial()?, zeros(), zeros()),
         };
         let (ranges, factors) = parameters.groups(self.options.weight_decay);
         self.executor.write_state("params", &params)?;
@@ -207,6 +207,16 @@ impl<'a> Trainer<'a> {
         self.executor.write_state("adam_v", &v)?;
         self.executor.write_state_words("group_ranges", &ranges)?;
         self.executor.write_state("group_factors", &factors)
+    }
+
+    /// Parameters before the first step: drawn from the seed, statistics from the training split.
+    fn initial(&self) -> Result<Vec<f32>> {
+        let (parameters, train) = (self.model.parameters(), &self.train);
+        let mut flat = parameters.initial(self.options.seed);
+        let texts: Vec<usize> = train.data.pairs.iter().map(|p| p.text).collect();
+        standardise::fit(parameters, &mut flat, "text", &train.texts, &texts)?;
+        standardise::fit(parameters, &mut flat, "video", &train.videos, &train.data.gallery())?;
+        Ok(flat)
     }
 
     pub fn device(&self) -> String {

@@ -30,6 +30,8 @@ pub struct Trunk {
     pub positions: bool,
     /// Width in frames of the depthwise temporal convolution of the motion channel, odd; 0 for no motion channel.
     pub motion: usize,
+    /// Whether tokens are standardised by the mean and the deviation of each dimension in the training split.
+    pub standardise: bool,
     /// Whether words learn of their sentence through a hidden layer: for word vectors that do not know their context.
     pub mixing: bool,
     /// Weight of the loss of the pooled vectors, which the first stage of a search ranks by.
@@ -38,7 +40,16 @@ pub struct Trunk {
 
 impl Default for Trunk {
     fn default() -> Trunk {
-        Trunk { layers: 2, heads: 8, expansion: 4, positions: true, motion: 3, mixing: false, pooled: 0.5 }
+        Trunk {
+            layers: 2,
+            heads: 8,
+            expansion: 4,
+            positions: true,
+            motion: 3,
+            standardise: true,
+            mixing: false,
+            pooled: 0.5,
+        }
     }
 }
 
