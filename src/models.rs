@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod cba;
+pub mod chunks;
 pub mod evidence;
 pub mod folder;
 pub mod mean_pool;
@@ -131,12 +132,21 @@ pub trait Model: Send + Sync {
         0
     }
 
-    /// What a training batch is judged by; text i belongs to video i.
-    fn losses(&self, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Vec<Term>> {
-        let text_tensors = self.text(g, w, &batch.text)?;
-        let video_tensors = self.video(g, w, &batch.video)?;
-        let text = TextSide { inputs: &batch.text, tensors: &text_tensors };
-        let video = VideoSide { inputs: &batch.video, tensors: &video_tensors };
+    /// What a training batch's items become, every pair for itself: what is costly and grows with the items. Text i
+    /// belongs to video i.
+    ///
+    /// A batch that is too large for one pass is represented in chunks ([`chunks`]): a value then has one row for each
+    /// text, word, video or frame, in their order. Donors of swapped views are the exception to "for itself": they are
+    /// drawn from whatever is represented together.
+    fn represent(&self, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Represented> {
+        Ok(Represented { texts: self.text(g, w, &batch.text)?, videos: self.video(g, w, &batch.video)? })
+    }
+
+    /// What a training batch is judged by: whatever needs more than one pair at once, means over the batch included.
+    /// Of the batch's inputs the tokens are gone; u32 values of `made` may be absent where they can be made again.
+    fn compare(&self, g: &mut Graph, w: &Weights, batch: &Batch, made: &Represented) -> Result<Vec<Term>> {
+        let text = TextSide { inputs: &batch.text, tensors: &made.texts };
+        let video = VideoSide { inputs: &batch.video, tensors: &made.videos };
         let scores = self.scores(g, &text, &video)?;
         Ok(vec![Term { name: "contrast", value: batch.contrast(g, scores, w.get("log_scale")?)?, weight: 1.0 }])
     }
@@ -153,6 +163,20 @@ pub trait Model: Send + Sync {
 pub struct Stage {
     /// Projections are rounded as int8 rounds them.
     pub quantised: bool,
+}
+
+/// What [`Model::represent`] makes of a batch; an absent value holds its place.
+#[derive(Clone, Debug, Default)]
+pub struct Represented {
+    pub texts: Vec<Value>,
+    pub videos: Vec<Value>,
+}
+
+impl Represented {
+    /// All values, those of texts first.
+    pub fn values(&self) -> impl Iterator<Item = Value> {
+        self.texts.iter().chain(&self.videos).copied()
+    }
 }
 
 /// A training batch in a graph.
