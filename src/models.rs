@@ -3,7 +3,7 @@
 
 pub mod batch;
 pub mod cba;
-pub mod chunks;
+
 pub mod evidence;
 pub mod folder;
 pub mod mean_pool;
@@ -18,7 +18,7 @@ pub mod views;
 
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::contrast::Contrast;
-use crate::engine::tensor::Meta;
+use crate::engine::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 use batch::{Capacity, TextInputs, VideoInputs};
 use cba::CbaConfig;
@@ -97,6 +97,11 @@ impl Config {
     /// Whether a batch names another text for each.
     pub fn neighbours(&self) -> bool {
         self.cba.as_ref().is_some_and(|cba| cba.routing.router == Router::Neighbour)
+    }
+
+    /// Whether training compares videos with themselves perturbed in time.
+    pub fn perturbs(&self) -> bool {
+        self.cba.as_ref().is_some_and(|cba| cba.temporal.consistency > 0.0 || cba.temporal.augment > 0.0)
     }
 
     /// Whether a batch says when frames are seen and where words stand.
@@ -186,6 +191,8 @@ pub struct Batch {
     /// u32 `[N]`: pairs with the same key are no negatives of each other.
     pub video_key: Value,
     pub caption_key: Value,
+    /// u32 `[M, 2]`: where the frames of perturbed videos lie; absent where no loss asks.
+    pub perturbed: Value,
     pub stage: Stage,
 }
 
@@ -195,7 +202,12 @@ impl Batch {
         let video = VideoInputs::declare(g, capacity, config)?;
         let video_key = g.input("video_key", Meta::u32(&[capacity.texts_dim()])?);
         let caption_key = g.input("caption_key", Meta::u32(&[capacity.texts_dim()])?);
-        Ok(Batch { text, video, video_key, caption_key, stage })
+        let perturbed = if config.perturbs() {
+            g.input("perturbed_segments", Meta::u32(&[capacity.videos_dim(), Dim::Fixed(2)])?)
+        } else {
+            Value::ABSENT
+        };
+        Ok(Batch { text, video, video_key, caption_key, perturbed, stage })
     }
 
     /// Symmetric InfoNCE of `scores [N, M]`.

@@ -59,7 +59,11 @@ pub fn generate(
         if body.contains(&format!("place_of_{}()", formal.name)) {
             let window = place.map_or(u32::MAX, |p| p.0 as u32);
             let offset = format!("p.m_offsets[{}][{}]", i / 4, i % 4);
-            let _ = writeln!(text, "fn place_of_{}() -> vec2<u32> {{ return vec2<u32>({window}u, {offset}); }}", formal.name);
+            let _ = writeln!(
+                text,
+                "fn place_of_{}() -> vec2<u32> {{ return vec2<u32>({window}u, {offset}); }}",
+                formal.name
+            );
         }
     }
     // The offsets lead, so that the op's own fields may be of any number.
