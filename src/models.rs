@@ -3,7 +3,7 @@
 
 pub mod batch;
 pub mod cba;
-
+pub mod chunks;
 pub mod evidence;
 pub mod folder;
 pub mod mean_pool;

@@ -7,7 +7,8 @@ use crate::engine::scheduler::plan::{Plan, StateLayout, plan};
 use crate::error::{Result, bytes};
 use crate::models::batch::Capacity;
 use crate::models::plans::{self, Optimiser};
-use crate::models::{Config, MODELS, Stage, build, tiles};
+use crate::models::{Config, MODELS, Stage, build, chunks, tiles};
+use crate::train::TrainOptions;
 use clap::Args;
 use serde::Serialize;
 
@@ -17,7 +18,8 @@ use serde::Serialize;
 Examples:
   moviola plan                       memory and work of every model
   moviola plan --model mean-pool --dump
-  moviola plan --batch 512 --frames 64 --json")]
+  moviola plan --batch 512 --frames 64 --json
+  moviola plan --model cba --batch 1024 --frames 64 --chunk 128     what train.chunk saves")]
 pub struct PlanCommand {
     /// One model; all when left out.
     #[arg(long, value_name = "NAME")]
@@ -25,6 +27,9 @@ pub struct PlanCommand {
     /// Pairs of a training step.
     #[arg(long, default_value_t = 128)]
     batch: usize,
+    /// Pairs of a chunk of that step (train.chunk); 0 for a step in one piece.
+    #[arg(long, default_value_t = 0)]
+    chunk: usize,
     /// Words of a text.
     #[arg(long, default_value_t = 32)]
     words: usize,
@@ -86,10 +91,14 @@ impl PlanCommand {
         let model = build(&config)?;
         let capacity =
             |n: usize| Capacity { texts: n, words: n * (self.words + 1), videos: n, frames: n * self.frames };
-        let mut graphs = vec![(
-            "train",
-            plans::training(model.as_ref(), capacity(self.batch), Stage::default(), Optimiser::default())?,
-        )];
+        let (stage, optimiser) = (Stage::default(), Optimiser::default());
+        let mut graphs = if self.chunk == 0 {
+            vec![("train", plans::training(model.as_ref(), capacity(self.batch), stage, optimiser)?)]
+        } else {
+            let options = TrainOptions { batch: self.batch, chunk: self.chunk, ..TrainOptions::default() };
+            options.check()?;
+            chunks::training(model.as_ref(), capacity(self.batch), capacity(self.chunk), stage, optimiser)?.into()
+        };
         graphs.extend(tiles::graphs(model.as_ref(), capacity(256))?);
         graphs.push(("evidence", plans::evidence(model.as_ref(), capacity(1))?));
         let graphs: Vec<_> = graphs.into_iter().map(|(n, g)| (n, fuse(&g))).collect();
