@@ -1,6 +1,9 @@
 //! Steps in chunks: the loss and the gradient of a batch in one piece, the same bits whatever the threads and
 //! interruptions, and less memory.
 
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod emulation;
+
 use moviola::data::worlds::SimpleWorld;
 use moviola::data::{Dataset, Split};
 use moviola::engine::backend::Backend;
@@ -329,6 +332,22 @@ fn a_chunk_as_large_as_the_batch_is_refused() {
     let e = o.check().unwrap_err().to_string();
     assert!(e.contains("train.chunk") && e.contains("below train.batch"), "{e}");
     TrainOptions { chunk: 15, ..o }.check().unwrap();
+}
+
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+#[test]
+fn cuda_has_the_gradient_of_the_cpu_in_chunks() {
+    use moviola::engine::backend::cuda::Cuda;
+    use moviola::engine::op::Precision;
+    emulation::in_emulation("cuda_has_the_gradient_of_the_cpu_in_chunks", || {
+        let dir = tempfile::tempdir().unwrap();
+        let [data, _] = world(dir.path(), 11);
+        let fixture = Fixture::new(&config("token-interaction"), &data, &[3, 0, 4, 1, 2], 2);
+        let gpu = Box::new(Cuda::open(0, Precision::F32).unwrap());
+        let (want, have) = (fixture.in_chunks(cpu(1)), fixture.in_chunks(gpu));
+        let (of_loss, of_gradient) = (difference(&[have.0], &[want.0]), difference(&have.1, &want.1));
+        assert!(of_loss <= 1e-4 && of_gradient <= 1e-3, "{of_loss}, {of_gradient}");
+    });
 }
 
 #[cfg(feature = "wgpu")]

@@ -3,7 +3,7 @@
 use super::{Common, device, output};
 use crate::engine::fuse::fuse;
 use crate::engine::scheduler::executor::SLOTS;
-use crate::engine::scheduler::plan::{Plan, StateLayout, plan};
+use crate::engine::scheduler::plan::{Plan, RegionBytes, StateLayout, plan};
 use crate::error::{Result, bytes};
 use crate::models::batch::Capacity;
 use crate::models::plans::{self, Optimiser};
@@ -27,7 +27,7 @@ pub struct PlanCommand {
     /// Pairs of a training step.
     #[arg(long, default_value_t = 128)]
     batch: usize,
-    /// Pairs of a chunk of that step (train.chunk); 0 for a step in one piece.
+    /// Pairs of a chunk of that step, as train.chunk; 0 for a step in one piece.
     #[arg(long, default_value_t = 0)]
     chunk: usize,
     /// Words of a text.
@@ -63,19 +63,21 @@ impl PlanCommand {
     pub fn run(&self, common: &Common) -> Result<()> {
         let backend = device::open(common)?;
         let ctx = backend.ctx();
-        let mut rows = vec![];
-        let mut dumps = vec![];
+        let (mut rows, mut dumps, mut totals) = (vec![], vec![], vec![]);
         for name in MODELS.iter().filter(|m| self.model.as_deref().is_none_or(|wanted| wanted == **m)) {
+            let mut all = RegionBytes::default();
             for plan in self.plans(name, &ctx)? {
+                all = all.max(plan.bytes);
                 dumps.push(plan.dump());
                 rows.push(row(name, &plan));
             }
+            totals.push(format!("{name} takes {}", bytes(all.total(SLOTS))));
         }
         if rows.is_empty() {
             let config = Config { model: self.model.clone().unwrap_or_default(), ..Config::default() };
             build(&config)?;
         }
-        output::result(common, &rows, || if self.dump { dumps.join("\n") } else { told(&rows) })
+        output::result(common, &rows, || if self.dump { dumps.join("\n") } else { told(&rows, &totals) })
     }
 
     fn plans(&self, name: &str, ctx: &crate::engine::op::Ctx) -> Result<Vec<Plan>> {
@@ -122,7 +124,7 @@ fn row(model: &str, p: &Plan) -> Row {
     }
 }
 
-fn told(rows: &[Row]) -> String {
+fn told(rows: &[Row], totals: &[String]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["model", "plan", "commands", "arena", "lower bound", "ratio", "states", "a slot", "GFLOP"]);
@@ -139,5 +141,6 @@ fn told(rows: &[Row]) -> String {
             format!("{:.2}", r.flops as f64 / 1e9),
         ]);
     }
-    format!("{table}\n{SLOTS} slots; the arena is shared by all plans of a run; FLOPs at full capacity")
+    let totals = totals.join(", ");
+    format!("{table}\n{SLOTS} slots; the arena is shared by all plans of a run: {totals}; FLOPs at full capacity")
 }

@@ -26,8 +26,8 @@ Examples:
   moviola train --data world --set train.batch=1024 --set train.chunk=128 --out run
   moviola train --data world --out run --resume
 
-train.chunk is how many pairs of a batch are held in memory at once: every other pair of the batch is still a negative,
-and each chunk is computed twice. 0 is all of them.
+train.chunk is how many pairs of a batch are held in memory at once; 0 is all of them. Every
+other pair of the batch is still a negative, and each chunk is computed twice.
 
 A configuration file has tables; every key can be left out:
   [model]                      [train]
