@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod cba;
+pub mod chunks;
 pub mod evidence;
 pub mod folder;
 pub mod mean_pool;
@@ -18,7 +19,7 @@ pub mod views;
 
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::contrast::Contrast;
-use crate::engine::tensor::Meta;
+use crate::engine::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 use batch::{Capacity, TextInputs, VideoInputs};
 use cba::CbaConfig;
@@ -99,6 +100,11 @@ impl Config {
         self.cba.as_ref().is_some_and(|cba| cba.routing.router == Router::Neighbour)
     }
 
+    /// Whether training compares videos with themselves perturbed in time.
+    pub fn perturbs(&self) -> bool {
+        self.cba.as_ref().is_some_and(|cba| cba.temporal.consistency > 0.0 || cba.temporal.augment > 0.0)
+    }
+
     /// Whether a batch says when frames are seen and where words stand.
     pub fn positions(&self) -> bool {
         self.cba.as_ref().is_some_and(|cba| cba.trunk.positions)
@@ -132,12 +138,21 @@ pub trait Model: Send + Sync {
         0
     }
 
-    /// What a training batch is judged by; text i belongs to video i.
-    fn losses(&self, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Vec<Term>> {
-        let text_tensors = self.text(g, w, &batch.text)?;
-        let video_tensors = self.video(g, w, &batch.video)?;
-        let text = TextSide { inputs: &batch.text, tensors: &text_tensors };
-        let video = VideoSide { inputs: &batch.video, tensors: &video_tensors };
+    /// What a training batch's items become, every pair for itself: what is costly and grows with the items. Text i
+    /// belongs to video i.
+    ///
+    /// A batch that is too large for one pass is represented in chunks ([`chunks`]): a value then has one row for each
+    /// text, word, video or frame, in their order. Donors of swapped views are the exception to "for itself": they are
+    /// drawn from whatever is represented together.
+    fn represent(&self, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Represented> {
+        Ok(Represented { texts: self.text(g, w, &batch.text)?, videos: self.video(g, w, &batch.video)? })
+    }
+
+    /// What a training batch is judged by: whatever needs more than one pair at once, means over the batch included.
+    /// Of the batch's inputs the tokens are gone; u32 values of `made` may be absent where they can be made again.
+    fn compare(&self, g: &mut Graph, w: &Weights, batch: &Batch, made: &Represented) -> Result<Vec<Term>> {
+        let text = TextSide { inputs: &batch.text, tensors: &made.texts };
+        let video = VideoSide { inputs: &batch.video, tensors: &made.videos };
         let scores = self.scores(g, &text, &video)?;
         Ok(vec![Term { name: "contrast", value: batch.contrast(g, scores, w.get("log_scale")?)?, weight: 1.0 }])
     }
@@ -156,6 +171,20 @@ pub struct Stage {
     pub quantised: bool,
 }
 
+/// What [`Model::represent`] makes of a batch; an absent value holds its place.
+#[derive(Clone, Debug, Default)]
+pub struct Represented {
+    pub texts: Vec<Value>,
+    pub videos: Vec<Value>,
+}
+
+impl Represented {
+    /// All values, those of texts first.
+    pub fn values(&self) -> impl Iterator<Item = Value> {
+        self.texts.iter().chain(&self.videos).copied()
+    }
+}
+
 /// A training batch in a graph.
 pub struct Batch {
     pub text: TextInputs,
@@ -163,6 +192,8 @@ pub struct Batch {
     /// u32 `[N]`: pairs with the same key are no negatives of each other.
     pub video_key: Value,
     pub caption_key: Value,
+    /// u32 `[M, 2]`: where the frames of perturbed videos lie; absent where no loss asks.
+    pub perturbed: Value,
     pub stage: Stage,
 }
 
@@ -172,7 +203,12 @@ impl Batch {
         let video = VideoInputs::declare(g, capacity, config)?;
         let video_key = g.input("video_key", Meta::u32(&[capacity.texts_dim()])?);
         let caption_key = g.input("caption_key", Meta::u32(&[capacity.texts_dim()])?);
-        Ok(Batch { text, video, video_key, caption_key, stage })
+        let perturbed = if config.perturbs() {
+            g.input("perturbed_segments", Meta::u32(&[capacity.videos_dim(), Dim::Fixed(2)])?)
+        } else {
+            Value::ABSENT
+        };
+        Ok(Batch { text, video, video_key, caption_key, perturbed, stage })
     }
 
     /// Symmetric InfoNCE of `scores [N, M]`.

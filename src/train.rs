@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod log;
 pub mod options;
+mod steps;
 pub mod trainer;
 
 pub use options::TrainOptions;

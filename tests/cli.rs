@@ -304,3 +304,19 @@ fn every_command_shows_an_example_in_its_help() {
     }
     assert!(ok(&["completions", "bash"]).contains("_moviola"));
 }
+
+#[test]
+fn a_step_in_chunks_is_a_setting_of_train_and_of_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, out) = (world(dir.path()), dir.path().join("run"));
+    let with = |setting| [train(&world, at(&out)), vec!["--set", setting]].concat();
+    let told = refused(&with("train.chunk=16"));
+    assert!(told.contains("train.chunk") && told.contains("below train.batch"), "{told}");
+    assert!(refused(&with("train.chunk=-1")).contains("train.chunk"));
+    assert!(!out.exists());
+    ok(&with("train.chunk=6"));
+    assert!(ok(&["train", "--help"]).contains("train.chunk"));
+    let plans = json(&["plan", "--model", "cba", "--batch", "64", "--chunk", "16", "--json"]);
+    let names: Vec<&str> = plans.as_array().unwrap().iter().filter_map(|p| p["plan"].as_str()).collect();
+    assert_eq!(names[..4], ["encode", "compare", "pull", "update"]);
+}

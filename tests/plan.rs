@@ -11,6 +11,7 @@ use moviola::engine::op::linear::Linear;
 use moviola::engine::op::pointwise::UnaryKind;
 use moviola::engine::op::reduce::SumRows;
 use moviola::engine::scheduler::plan::{Command, Plan, Region, Span, StateLayout, plan};
+use moviola::engine::tensor::{Axis, Dim, Meta};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -347,6 +348,21 @@ fn two_plans_share_the_states_of_one_layout() {
         let span = plans[1].output("y").unwrap().span;
         cpu.read(Region::Out, 0, span.offset, bytemuck::cast_slice_mut(&mut y)).unwrap();
         assert_eq!(y, [expected; 70]);
+    }
+}
+
+#[test]
+fn a_table_of_one_plan_may_be_ragged_to_another() {
+    let (mut a, mut b) = (Graph::new(), Graph::new());
+    let fixed = a.state("s", f32s(&[12, 5]));
+    let ragged = b.state("s", Meta::f32(&[Dim::Ragged(Axis(0), 12), Dim::Fixed(5)]).unwrap());
+    a.output("s", fixed);
+    b.output("s", ragged);
+    let layout = StateLayout::of([&a, &b]).unwrap();
+    assert_eq!(layout.slots.len(), 1);
+    for g in [&a, &b] {
+        let p = plan("test", g, &layout, &ctx()).unwrap();
+        prove(g, &p, &ctx()).unwrap();
     }
 }
 

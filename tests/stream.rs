@@ -2,10 +2,10 @@
 
 use moviola::engine::backend::cpu::Cpu;
 use moviola::engine::graph::Graph;
-use moviola::engine::op::pointwise::{Unary, UnaryKind};
+use moviola::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
 use moviola::engine::scheduler::executor::{Executor, Outputs, SLOTS, SlotWriter};
 use moviola::engine::scheduler::plan::{StateLayout, plan};
-use moviola::engine::scheduler::stream::stream;
+use moviola::engine::scheduler::stream::{alternate, stream};
 use moviola::engine::tensor::{Axis, Dim, Meta};
 use moviola::error::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -58,6 +58,47 @@ fn results_come_in_the_order_of_the_jobs_with_their_own_lengths() {
         .unwrap();
         assert_eq!(seen, (0..jobs).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn plans_that_take_turns_find_what_the_one_before_has_left() {
+    // One plan adds to a state and hands back nothing, the other hands back the state.
+    let meta = Meta::f32(&[Dim::Fixed(CAP)]).unwrap();
+    let (mut add, mut show) = (Graph::new(), Graph::new());
+    let (sum, x) = (add.state("sum", meta.clone()), add.input("x", meta.clone()));
+    let more = add.apply(Binary { kind: BinaryKind::Add }, &[sum, x]).unwrap();
+    add.assign(sum, more).unwrap();
+    let sum = show.state("sum", meta);
+    show.output("sum", sum);
+    let cpu = Box::new(Cpu::new(1).unwrap());
+    let ctx = moviola::engine::backend::Backend::ctx(cpu.as_ref());
+    let states = StateLayout::of([&add, &show]).unwrap();
+    let plans = [("add", &add), ("show", &show)].map(|(name, g)| plan(name, g, &states, &ctx).unwrap());
+    let mut executor = Executor::new(cpu, plans.into(), states).unwrap();
+    executor.write_state("sum", &[0.0; CAP]).unwrap();
+    let mut shown = vec![];
+    alternate(
+        &mut executor,
+        |job| usize::from(job % 3 == 2),
+        0..30usize,
+        |job, slot| {
+            assert_eq!(slot.has("x"), job % 3 != 2);
+            if slot.has("x") {
+                slot.f32("x")?.fill(*job as f32);
+            }
+            Ok(())
+        },
+        |job, outputs| {
+            if outputs.has("sum") {
+                shown.push((job, outputs.f32("sum")?[CAP - 1]));
+            }
+            Ok(())
+        },
+        &AtomicBool::new(false),
+    )
+    .unwrap();
+    let sum_to = |job: usize| (0..job).filter(|j| j % 3 != 2).sum::<usize>() as f32;
+    assert_eq!(shown, (0..30).filter(|j| j % 3 == 2).map(|j| (j, sum_to(j))).collect::<Vec<_>>());
 }
 
 #[test]

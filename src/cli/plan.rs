@@ -3,11 +3,12 @@
 use super::{Common, device, output};
 use crate::engine::fuse::fuse;
 use crate::engine::scheduler::executor::SLOTS;
-use crate::engine::scheduler::plan::{Plan, StateLayout, plan};
+use crate::engine::scheduler::plan::{Plan, RegionBytes, StateLayout, plan};
 use crate::error::{Result, bytes};
 use crate::models::batch::Capacity;
 use crate::models::plans::{self, Optimiser};
-use crate::models::{Config, MODELS, Stage, build, tiles};
+use crate::models::{Config, MODELS, Stage, build, chunks, tiles};
+use crate::train::TrainOptions;
 use clap::Args;
 use serde::Serialize;
 
@@ -17,7 +18,8 @@ use serde::Serialize;
 Examples:
   moviola plan                       memory and work of every model
   moviola plan --model mean-pool --dump
-  moviola plan --batch 512 --frames 64 --json")]
+  moviola plan --batch 512 --frames 64 --json
+  moviola plan --model cba --batch 1024 --frames 64 --chunk 128     what train.chunk saves")]
 pub struct PlanCommand {
     /// One model; all when left out.
     #[arg(long, value_name = "NAME")]
@@ -25,6 +27,9 @@ pub struct PlanCommand {
     /// Pairs of a training step.
     #[arg(long, default_value_t = 128)]
     batch: usize,
+    /// Pairs of a chunk of that step, as train.chunk; 0 for a step in one piece.
+    #[arg(long, default_value_t = 0)]
+    chunk: usize,
     /// Words of a text.
     #[arg(long, default_value_t = 32)]
     words: usize,
@@ -58,19 +63,21 @@ impl PlanCommand {
     pub fn run(&self, common: &Common) -> Result<()> {
         let backend = device::open(common)?;
         let ctx = backend.ctx();
-        let mut rows = vec![];
-        let mut dumps = vec![];
+        let (mut rows, mut dumps, mut totals) = (vec![], vec![], vec![]);
         for name in MODELS.iter().filter(|m| self.model.as_deref().is_none_or(|wanted| wanted == **m)) {
+            let mut all = RegionBytes::default();
             for plan in self.plans(name, &ctx)? {
+                all = all.max(plan.bytes);
                 dumps.push(plan.dump());
                 rows.push(row(name, &plan));
             }
+            totals.push(format!("{name} takes {}", bytes(all.total(SLOTS))));
         }
         if rows.is_empty() {
             let config = Config { model: self.model.clone().unwrap_or_default(), ..Config::default() };
             build(&config)?;
         }
-        output::result(common, &rows, || if self.dump { dumps.join("\n") } else { told(&rows) })
+        output::result(common, &rows, || if self.dump { dumps.join("\n") } else { told(&rows, &totals) })
     }
 
     fn plans(&self, name: &str, ctx: &crate::engine::op::Ctx) -> Result<Vec<Plan>> {
@@ -86,10 +93,14 @@ impl PlanCommand {
         let model = build(&config)?;
         let capacity =
             |n: usize| Capacity { texts: n, words: n * (self.words + 1), videos: n, frames: n * self.frames };
-        let mut graphs = vec![(
-            "train",
-            plans::training(model.as_ref(), capacity(self.batch), Stage::default(), Optimiser::default())?,
-        )];
+        let (stage, optimiser) = (Stage::default(), Optimiser::default());
+        let mut graphs = if self.chunk == 0 {
+            vec![("train", plans::training(model.as_ref(), capacity(self.batch), stage, optimiser)?)]
+        } else {
+            let options = TrainOptions { batch: self.batch, chunk: self.chunk, ..TrainOptions::default() };
+            options.check()?;
+            chunks::training(model.as_ref(), capacity(self.batch), capacity(self.chunk), stage, optimiser)?.into()
+        };
         graphs.extend(tiles::graphs(model.as_ref(), capacity(256))?);
         graphs.push(("evidence", plans::evidence(model.as_ref(), capacity(1))?));
         let graphs: Vec<_> = graphs.into_iter().map(|(n, g)| (n, fuse(&g))).collect();
@@ -113,7 +124,7 @@ fn row(model: &str, p: &Plan) -> Row {
     }
 }
 
-fn told(rows: &[Row]) -> String {
+fn told(rows: &[Row], totals: &[String]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["model", "plan", "commands", "arena", "lower bound", "ratio", "states", "a slot", "GFLOP"]);
@@ -130,5 +141,6 @@ fn told(rows: &[Row]) -> String {
             format!("{:.2}", r.flops as f64 / 1e9),
         ]);
     }
-    format!("{table}\n{SLOTS} slots; the arena is shared by all plans of a run; FLOPs at full capacity")
+    let totals = totals.join(", ");
+    format!("{table}\n{SLOTS} slots; the arena is shared by all plans of a run: {totals}; FLOPs at full capacity")
 }

@@ -20,7 +20,11 @@ Examples:
   moviola train --data msrvtt --config wti.toml --set train.epochs=10 --out run
   moviola train --data world --model cba --set routing.mode=topk-token --set routing.experts=8 --out run
   moviola train --data world --model cba --ablate counterfactual,temporal --out run
+  moviola train --data world --set train.batch=1024 --set train.chunk=128 --out run
   moviola train --data world --out run --resume
+
+train.chunk is how many pairs of a batch are held in memory at once; 0 is all of them. Every
+other pair of the batch is still a negative, and each chunk is computed twice.
 
 A configuration file has tables; every key can be left out:
   [model]                      [train]
@@ -28,6 +32,7 @@ A configuration file has tables; every key can be left out:
   dim = 512                    batch = 128
   max_words = 32               learning_rate = 0.001
   max_frames = 64              seed = 1
+                               chunk = 0
 and, for cba:
   [trunk]           layers heads expansion positions motion standardise mixing pooled
   [routing]         mode = \"off|dense|soft|topk-query|topk-token\"  experts slots rank sharing router

@@ -461,6 +461,7 @@ pub mod pointwise;
 pub mod quant;
 pub mod reduce;
 pub mod route;
+pub mod rows;
 pub mod segment;
 pub mod topk;
 pub mod uniformity;
@@ -493,6 +494,8 @@ pub static OPS: &[&dyn Op] = &[
     &gather::SCATTER_ADD,
     &gather::GATHER_LERP,
     &gather::SCATTER_LERP,
+    &rows::PUT_ROWS,
+    &rows::TAKE_ROWS,
     &attention::ATTENTION,
     &attention::ATTENTION_GRAD,
     &conv::CONV,

@@ -40,6 +40,7 @@ families! {
     POINTWISE = "pointwise",
     QUANT = "quant",
     REDUCE = "reduce",
+    ROWS = "rows",
     SEGMENT = "segment",
     TOPK = "topk",
 }

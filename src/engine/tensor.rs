@@ -138,6 +138,11 @@ impl Meta {
     pub fn bytes(&self) -> u64 {
         self.elements() * self.dtype.bytes()
     }
+    /// Whether both lie in memory alike: types and capacities agree, what is ragged need not.
+    pub fn same_layout(&self, other: &Meta) -> bool {
+        let caps = |m: &Meta| m.dims.iter().map(|d| d.cap()).collect::<Vec<_>>();
+        self.dtype == other.dtype && self.absent == other.absent && caps(self) == caps(other)
+    }
     /// The true sizes in a batch.
     pub fn sizes(&self, counts: &Counts) -> Vec<usize> {
         self.dims.iter().map(|d| d.len(counts)).collect()

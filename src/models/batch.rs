@@ -181,18 +181,20 @@ fn pack_places(
     Ok(())
 }
 
-/// Rows side by side, and where each item's begin and end.
+/// Rows side by side, where the plan takes them, and where each item's begin and end. Returns how many there are.
 fn pack(slot: &mut SlotWriter, rows: &dyn Rows, items: &[usize], tokens: &str, segments: &str) -> Result<usize> {
     let dim = rows.dim();
-    let out = slot.f32(tokens)?;
-    let mut end = 0;
-    for &i in items {
-        let n = rows.rows(i);
-        let place = out.get_mut(end * dim..(end + n) * dim).ok_or_else(|| {
-            Error::shape(format!("input {tokens}"), format!("a batch of {} items does not fit its plan", items.len()))
-        })?;
-        rows.write(i, place)?;
-        end += n;
+    if slot.has(tokens) {
+        let (out, mut end) = (slot.f32(tokens)?, 0);
+        for &i in items {
+            let n = rows.rows(i);
+            let place = out.get_mut(end * dim..(end + n) * dim).ok_or_else(|| {
+                let what = format!("a batch of {} items does not fit its plan", items.len());
+                Error::shape(format!("input {tokens}"), what)
+            })?;
+            rows.write(i, place)?;
+            end += n;
+        }
     }
     if slot.has(segments) {
         let table = slot.u32(segments)?;
@@ -206,5 +208,5 @@ fn pack(slot: &mut SlotWriter, rows: &dyn Rows, items: &[usize], tokens: &str, s
             begin = stop;
         }
     }
-    Ok(end)
+    Ok(items.iter().map(|i| rows.rows(*i)).sum())
 }

@@ -20,7 +20,7 @@ use super::batch::{TextInputs, VideoInputs};
 use super::parameters::{Init, Parameters, Weights};
 use super::standardise;
 use super::token_interaction::{declare_row_weight, row_weight};
-use super::{Config, Model, Stage, TextSide, VideoSide};
+use super::{Batch, Config, Model, Represented, Stage, Term, TextSide, VideoSide};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::gather::Gather;
 use crate::engine::op::interact::{Foreground, Interact};
@@ -254,6 +254,16 @@ impl TextTensors {
 }
 
 impl VideoTensors {
+    const NONE: VideoTensors = VideoTensors {
+        experts: Value::ABSENT,
+        bias: Value::ABSENT,
+        pooled: Value::ABSENT,
+        router: Value::ABSENT,
+        gram: Value::ABSENT,
+        table: Value::ABSENT,
+        delta: Value::ABSENT,
+        logits: Value::ABSENT,
+    };
     fn list(&self) -> Vec<Value> {
         let all = [self.experts, self.bias, self.pooled, self.router, self.gram, self.table];
         all.into_iter().filter(|v| !v.is_absent()).collect()
@@ -314,8 +324,11 @@ impl Model for Cba {
     fn kept(&self) -> usize {
         self.op(0).kept as usize
     }
-    fn losses(&self, g: &mut Graph, w: &Weights, batch: &super::Batch) -> Result<Vec<super::Term>> {
-        losses::losses(self, g, w, batch)
+    fn represent(&self, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Represented> {
+        losses::represent(self, g, w, batch)
+    }
+    fn compare(&self, g: &mut Graph, w: &Weights, batch: &Batch, made: &Represented) -> Result<Vec<Term>> {
+        losses::compare(self, g, w, batch, made)
     }
     fn stages(&self) -> Vec<(f32, Stage)> {
         let mut stages = vec![(0.0, Stage::default())];

@@ -2,7 +2,7 @@
 
 use super::batch::{Capacity, TextInputs, VideoInputs};
 use super::parameters::Weights;
-use super::{Batch, Model, Stage, TextSide, VideoSide};
+use super::{Batch, Model, Stage, Term, TextSide, VideoSide};
 use crate::engine::autodiff::backprop;
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::optim::{AdamW, ClipNorm};
@@ -34,6 +34,21 @@ impl Default for Optimiser {
 pub fn training(model: &dyn Model, capacity: Capacity, stage: Stage, optimiser: Optimiser) -> Result<Graph> {
     let mut g = Graph::new();
     let (terms, flat, weights) = loss_and_gradient(&mut g, model, capacity, stage)?;
+    for (name, value) in terms {
+        g.output(name, value);
+    }
+    update(&mut g, model, &weights, flat, optimiser)?;
+    Ok(g)
+}
+
+/// Clips the gradient `flat` and takes a step of AdamW. Declares `scalars` and hands back `gradient_norm`.
+pub(super) fn update(
+    g: &mut Graph,
+    model: &dyn Model,
+    weights: &Weights,
+    flat: Value,
+    optimiser: Optimiser,
+) -> Result<()> {
     let parameters = model.parameters();
     let clip = g.apply_all(ClipNorm { max_norm: optimiser.max_norm }, &[flat])?;
     let dims = [Dim::Fixed(parameters.elements as usize)];
@@ -48,20 +63,15 @@ pub fn training(model: &dyn Model, capacity: Capacity, stage: Stage, optimiser: 
     g.assign(weights.flat, new[0])?;
     g.assign(m, new[1])?;
     g.assign(v, new[2])?;
-    for (name, value) in terms {
-        g.output(name, value);
-    }
     g.output("gradient_norm", clip[1]);
-    Ok(g)
+    Ok(())
 }
 
 /// The losses of a batch: their sum as `loss`, then each term where there are several.
-type Losses = Vec<(&'static str, Value)>;
+pub(super) type Losses = Vec<(&'static str, Value)>;
 
-fn batch_losses(g: &mut Graph, model: &dyn Model, capacity: Capacity, stage: Stage) -> Result<(Losses, Weights)> {
-    let weights = model.parameters().weights(g)?;
-    let batch = Batch::declare(g, capacity, model.config(), stage)?;
-    let terms = model.losses(g, &weights, &batch)?;
+/// The sum of terms, and each where there are several.
+pub(super) fn total(g: &mut Graph, terms: &[Term]) -> Result<Losses> {
     let mut total = None;
     for term in terms.iter().filter(|t| t.weight != 0.0) {
         let scaled = match term.weight {
@@ -78,7 +88,7 @@ fn batch_losses(g: &mut Graph, model: &dyn Model, capacity: Capacity, stage: Sta
     if terms.len() > 1 {
         losses.extend(terms.iter().map(|t| (t.name, t.value)));
     }
-    Ok((losses, weights))
+    Ok(losses)
 }
 
 /// The losses, the gradient of their sum in the layout of the parameters, and the parameters.
@@ -88,7 +98,11 @@ fn loss_and_gradient(
     capacity: Capacity,
     stage: Stage,
 ) -> Result<(Losses, Value, Weights)> {
-    let (losses, weights) = batch_losses(g, model, capacity, stage)?;
+    let weights = model.parameters().weights(g)?;
+    let batch = Batch::declare(g, capacity, model.config(), stage)?;
+    let made = model.represent(g, &weights, &batch)?;
+    let terms = model.compare(g, &weights, &batch, &made)?;
+    let losses = total(g, &terms)?;
     let one = g.fill(1.0, &[Dim::Fixed(1)])?;
     // Parameters are views of one flat state, so their gradients come as one pack in the same layout.
     let grads = backprop(g, &[(losses[0].1, one)], &[weights.flat])?;

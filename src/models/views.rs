@@ -3,10 +3,12 @@
 
 use super::Config;
 use super::batch::{FRAME_PERIODS, PERTURBED, Rows, WAVES, waves};
-use super::perturb::{Perturbation, reversed};
+use super::chunks::pack_begin;
+use super::perturb::{Perturbation, Sample, reversed};
 use crate::engine::scheduler::executor::SlotWriter;
 use crate::error::{Error, Result};
 use crate::random::Random;
+use std::ops::Range;
 
 /// Random streams of a step, by purpose.
 const NOISE: u64 = 0x766e_0000_0000_0000;
@@ -19,8 +21,12 @@ const PER_STEP: u64 = 1 << 17;
 /// The videos of a batch and what is known of them.
 pub struct Views<'a> {
     pub rows: &'a dyn Rows,
-    /// Items of the batch, as they were packed.
+    /// Items of the whole batch.
     pub videos: &'a [usize],
+    /// Which of them were packed: all, or a chunk. What is drawn for a video does not depend on that, except for whose
+    /// background it gets.
+    pub part: Range<usize>,
+    /// Captions of all of them.
     pub captions: Vec<&'a str>,
     /// Whether a frame of an item is foreground, where that is given.
     pub foreground: Option<&'a (dyn Fn(usize, usize) -> bool + Sync)>,
@@ -34,14 +40,17 @@ pub struct Views<'a> {
 /// When the plan asks for a foreground and none is given, or when a batch does not fit its plan.
 pub fn pack_views(slot: &mut SlotWriter, config: &Config, views: &Views) -> Result<()> {
     let Some(cba) = &config.cba else { return Ok(()) };
-    let lengths: Vec<usize> = views.videos.iter().map(|i| views.rows.rows(*i)).collect();
-    for (name, purpose) in [("router_noise", NOISE), ("perturbed_noise", PERTURBED_NOISE)] {
-        if slot.has(name) {
-            Random::new(views.seed, purpose + views.step).fill_normal(0, slot.f32(name)?);
-        }
-    }
-    if slot.has("perturbed_first") {
-        perturbed(slot, views, &lengths, &cba.temporal.perturbation())?;
+    let lengths_of = |videos: &[usize]| videos.iter().map(|i| views.rows.rows(*i)).collect::<Vec<usize>>();
+    let lengths = lengths_of(views.packed());
+    let frames_before: usize = lengths_of(views.before()).iter().sum();
+    noise(slot, "router_noise", Random::new(views.seed, NOISE + views.step), frames_before * cba.routing.experts)?;
+    if slot.has("perturbed_segments") {
+        let how = cba.temporal.perturbation();
+        let rows_before = views.before().iter().enumerate().map(|(v, i)| views.perturbed(v, *i, &how).len()).sum();
+        let random = Random::new(views.seed, PERTURBED_NOISE + views.step);
+        noise(slot, "perturbed_noise", random, rows_before * cba.routing.experts)?;
+        pack_begin(slot, PERTURBED, rows_before)?;
+        perturbed(slot, views, &lengths, &how)?;
     }
     if slot.has("reversed") {
         let mut out = slot.u32("reversed")?.iter_mut();
@@ -50,18 +59,22 @@ pub fn pack_views(slot: &mut SlotWriter, config: &Config, views: &Views) -> Resu
             reversed(&times[..*n]).iter().zip(&mut out).for_each(|(sample, out)| *out = begin + sample.first);
             begin += *n as u32;
         }
+    }
+    if slot.has("tells_order") {
         let flags = slot.f32("tells_order")?;
-        flags.iter_mut().zip(&views.captions).for_each(|(f, caption)| *f = f32::from(u8::from(tells_order(caption))));
+        let captions = views.captions.iter().skip(views.part.start);
+        flags.iter_mut().zip(captions).for_each(|(f, caption)| *f = f32::from(u8::from(tells_order(caption))));
     }
     if slot.has("donor") {
-        donors(slot, views, &lengths)?;
+        donors(slot, views, &lengths, frames_before)?;
     }
     if slot.has("donor_video") {
         let random = Random::new(views.seed, DONORS + views.step);
-        let n = views.videos.len() as u64;
-        for (v, donor) in slot.u32("donor_video")?.iter_mut().take(views.videos.len()).enumerate() {
-            let tries = (0..16).map(|i| random.below(v as u64 * 16 + i, n) as usize);
-            *donor = tries.into_iter().find(|d| views.videos[*d] != views.videos[v]).unwrap_or(v) as u32;
+        let videos = views.packed();
+        for (v, donor) in slot.u32("donor_video")?.iter_mut().take(videos.len()).enumerate() {
+            let stream = (views.part.start + v) as u64 * 16;
+            let tries = (0..16).map(|i| random.below(stream + i, videos.len() as u64) as usize);
+            *donor = tries.into_iter().find(|d| videos[*d] != videos[v]).unwrap_or(v) as u32;
         }
     }
     if slot.has("background") {
@@ -70,25 +83,59 @@ pub fn pack_views(slot: &mut SlotWriter, config: &Config, views: &Views) -> Resu
     Ok(())
 }
 
-/// Tables of the perturbed videos, one behind the other.
+impl Views<'_> {
+    fn packed(&self) -> &[usize] {
+        self.videos.get(self.part.clone()).unwrap_or(&[])
+    }
+
+    fn before(&self) -> &[usize] {
+        self.videos.get(..self.part.start).unwrap_or(&[])
+    }
+
+    /// The frames of `item`, video `v` of the batch, perturbed as this step does it.
+    fn perturbed(&self, v: usize, item: usize, how: &Perturbation) -> Vec<Sample> {
+        let mut times = vec![0.0; self.rows.rows(item)];
+        self.rows.places(item, &mut times);
+        how.sample(&times, Random::new(self.seed, PERTURBATION + self.step * PER_STEP + v as u64))
+    }
+}
+
+/// Standard normal numbers from number `first` of a step on.
+fn noise(slot: &mut SlotWriter, name: &str, random: Random, first: usize) -> Result<()> {
+    if !slot.has(name) {
+        return Ok(());
+    }
+    let out = slot.f32(name)?;
+    // Numbers come in blocks of four, and a chunk may begin within one.
+    let (block, skipped) = (first as u64 / 4, first % 4);
+    let mut four = [0.0; 4];
+    random.fill_normal(block, &mut four);
+    let (head, rest) = out.split_at_mut(((4 - skipped) % 4).min(out.len()));
+    head.iter_mut().zip(&four[skipped..]).for_each(|(out, x)| *out = *x);
+    random.fill_normal(block + u64::from(skipped > 0), rest);
+    Ok(())
+}
+
+/// Tables of the perturbed videos, one behind the other, as far as the plan asks for them.
 fn perturbed(slot: &mut SlotWriter, views: &Views, lengths: &[usize], how: &Perturbation) -> Result<()> {
     let does_not_fit = || Error::shape("input perturbed_first", "the perturbed videos do not fit their plan");
     let (mut begin, mut end) = (0, 0);
-    let mut times = vec![];
-    for (v, (item, n)) in views.videos.iter().zip(lengths).enumerate() {
-        times.resize(*n, 0.0);
-        views.rows.places(*item, &mut times);
-        let stream = PERTURBATION + views.step * PER_STEP + v as u64;
-        let tokens = how.sample(&times, Random::new(views.seed, stream));
+    for (v, (item, n)) in views.packed().iter().zip(lengths).enumerate() {
+        let tokens = views.perturbed(views.part.start + v, *item, how);
         let place = end..end + tokens.len();
         for (name, of_second) in [("perturbed_first", false), ("perturbed_second", true)] {
+            if !slot.has(name) {
+                continue;
+            }
             let out = slot.u32(name)?.get_mut(place.clone()).ok_or_else(does_not_fit)?;
             for (out, token) in out.iter_mut().zip(&tokens) {
                 *out = begin as u32 + if of_second { token.second } else { token.first };
             }
         }
-        let out = &mut slot.f32("perturbed_weight")?[place.clone()];
-        out.iter_mut().zip(&tokens).for_each(|(out, token)| *out = token.weight);
+        if slot.has("perturbed_weight") {
+            let out = slot.f32("perturbed_weight")?.get_mut(place.clone()).ok_or_else(does_not_fit)?;
+            out.iter_mut().zip(&tokens).for_each(|(out, token)| *out = token.weight);
+        }
         if slot.has("perturbed_times") {
             let out = slot.f32("perturbed_times")?[place.start * 2 * WAVES..].chunks_exact_mut(2 * WAVES);
             out.zip(&tokens).for_each(|(out, token)| waves(token.time, FRAME_PERIODS, out));
@@ -101,9 +148,9 @@ fn perturbed(slot: &mut SlotWriter, views: &Views, lengths: &[usize], how: &Pert
     Ok(())
 }
 
-/// For each frame itself, and a frame of another video of the batch.
-fn donors(slot: &mut SlotWriter, views: &Views, lengths: &[usize]) -> Result<()> {
-    let random = Random::new(views.seed, DONORS + views.step);
+/// For each frame itself, and a frame of another video that was packed.
+fn donors(slot: &mut SlotWriter, views: &Views, lengths: &[usize], frames_before: usize) -> Result<()> {
+    let (random, videos) = (Random::new(views.seed, DONORS + views.step), views.packed());
     let total: usize = lengths.iter().sum();
     let own = slot.u32("own")?;
     own.iter_mut().take(total).enumerate().for_each(|(t, own)| *own = t as u32);
@@ -117,10 +164,11 @@ fn donors(slot: &mut SlotWriter, views: &Views, lengths: &[usize]) -> Result<()>
                 end += n;
                 row < end
             });
-            owner.is_none_or(|o| views.videos[o] == views.videos[v])
+            owner.is_none_or(|o| videos[o] == videos[v])
         };
         for (t, donor) in donor.iter_mut().enumerate().skip(begin).take(*n) {
-            let tries = (0..16).map(|i| random.below(t as u64 * 16 + i, total as u64) as usize);
+            let stream = (frames_before + t) as u64 * 16;
+            let tries = (0..16).map(|i| random.below(stream + i, total as u64) as usize);
             *donor = tries.into_iter().find(|row| !is_own(*row)).unwrap_or(t) as u32;
         }
         begin += n;
@@ -134,7 +182,7 @@ fn background(slot: &mut SlotWriter, views: &Views, lengths: &[usize]) -> Result
         return Err(Error::config("counterfactual.foreground", "is \"given\" and the data give none", fix));
     };
     let mut out = slot.f32("background")?.iter_mut();
-    for (item, n) in views.videos.iter().zip(lengths) {
+    for (item, n) in views.packed().iter().zip(lengths) {
         (0..*n).zip(&mut out).for_each(|(t, out)| *out = if foreground(*item, t) { -1e30 } else { 0.0 });
     }
     Ok(())

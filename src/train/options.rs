@@ -11,6 +11,9 @@ pub struct TrainOptions {
     pub epochs: usize,
     /// Pairs a step; every other pair of a batch is a negative.
     pub batch: usize,
+    /// Pairs whose activations are held at once: a step then goes over its batch twice, in chunks, with the same loss
+    /// and gradient in less memory. 0 for a batch in one piece.
+    pub chunk: usize,
     /// Highest learning rate, reached after the warm-up.
     pub learning_rate: f32,
     /// Share of all steps over which the learning rate rises from 0.
@@ -31,6 +34,7 @@ impl Default for TrainOptions {
         TrainOptions {
             epochs: 5,
             batch: 128,
+            chunk: 0,
             learning_rate: 1e-3,
             warmup: 0.1,
             weight_decay: 0.01,
@@ -56,7 +60,12 @@ impl TrainOptions {
         number("train.clip", self.clip, 1e-6, 1e9)?;
         number("train.epochs", self.epochs as f32, 1.0, 1e6)?;
         number("train.batch", self.batch as f32, 2.0, 65_536.0)?;
-        number("train.validate_every", self.validate_every as f32, 1.0, 1e6)
+        number("train.validate_every", self.validate_every as f32, 1.0, 1e6)?;
+        if self.chunk >= self.batch {
+            let what = format!("is {} and train.batch is {}", self.chunk, self.batch);
+            return Err(Error::config("train.chunk", what, "use a number below train.batch, or 0 for no chunks"));
+        }
+        Ok(())
     }
 
     /// The learning rate of step `step` (from 0) of `steps`: linear warm-up, then a cosine to 0.

@@ -3,23 +3,26 @@
 use super::checkpoint::{self, Checkpoint, State};
 use super::log::{Line, Log};
 use super::options::TrainOptions;
+use super::steps::{Part, graphs, plans_of_a_stage};
 use crate::data::Dataset;
 use crate::engine::backend::Backend;
 use crate::engine::fuse::fuse;
 use crate::engine::scheduler::executor::{Executor, SlotWriter};
 use crate::engine::scheduler::plan::{StateLayout, plan};
-use crate::engine::scheduler::stream::stream;
+use crate::engine::scheduler::stream::alternate;
 use crate::error::{Error, Result};
 use crate::eval::scoring::{count_ranks, relevance};
 use crate::eval::{CaptionMode, Directions};
 use crate::eval::{Retrieval, Setting};
 use crate::models::batch::{Capacity, Rows, pack_texts, pack_videos};
-use crate::models::plans::{Optimiser, training};
+use crate::models::chunks::pack_begins;
+use crate::models::plans::Optimiser;
 use crate::models::rows::{TextRows, VideoRows};
 use crate::models::tiles::{self, Side, Tiler};
 use crate::models::views::{Views, pack_views};
 use crate::models::{Config, Model, build, folder, standardise};
 use crate::random::Random;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -138,14 +141,18 @@ impl<'a> Pairs<'a> {
         format!("{} pairs of {texts} texts and {videos} videos, {hash:016x}", self.data.pairs.len())
     }
 
-    fn pack(&self, slot: &mut SlotWriter, pairs: &[usize]) -> Result<()> {
+    /// Packs a part of a batch's pairs.
+    fn pack(&self, slot: &mut SlotWriter, pairs: &[usize], part: Range<usize>) -> Result<()> {
         let texts: Vec<usize> = pairs.iter().map(|p| self.text(*p)).collect();
         let videos: Vec<usize> = pairs.iter().map(|p| self.video(*p)).collect();
-        pack_texts(slot, &self.texts, &texts)?;
-        pack_videos(slot, &self.videos, &videos)?;
+        pack_texts(slot, &self.texts, &texts[part.clone()])?;
+        pack_videos(slot, &self.videos, &videos[part.clone()])?;
+        pack_begins(slot, (&self.texts, &texts[..part.start]), (&self.videos, &videos[..part.start]))?;
         for (name, keys) in [("video_key", &self.video_key), ("caption_key", &self.caption_key)] {
-            let place = slot.u32(name)?;
-            place.iter_mut().zip(pairs).for_each(|(place, p)| *place = keys[*p]);
+            if slot.has(name) {
+                let place = slot.u32(name)?;
+                place.iter_mut().zip(&pairs[part.clone()]).for_each(|(place, p)| *place = keys[*p]);
+            }
         }
         Ok(())
     }
@@ -155,12 +162,14 @@ impl<'a> Pairs<'a> {
         &self,
         slot: &mut SlotWriter,
         pairs: &[usize],
+        part: Range<usize>,
         config: &Config,
         (seed, step): (u64, u64),
     ) -> Result<()> {
         let videos: Vec<usize> = pairs.iter().map(|p| self.video(*p)).collect();
         let captions = pairs.iter().map(|p| self.data.caption(&self.data.pairs[*p])).collect();
-        let views = Views { rows: &self.videos, videos: &videos, captions, foreground: self.foreground, seed, step };
+        let (rows, foreground) = (&self.videos, self.foreground);
+        let views = Views { rows, videos: &videos, part, captions, foreground, seed, step };
         pack_views(slot, config, &views)
     }
 }
@@ -237,7 +246,7 @@ impl<'a> Trainer<'a> {
         self.model.stages().iter().map(|(share, _)| (f64::from(*share) * steps).round() as usize).collect()
     }
 
-    /// The stage that a step belongs to, which is also the place of its plan.
+    /// The stage that a step belongs to.
     fn stage(&self, step: usize) -> usize {
         self.stage_begins().iter().rposition(|begin| *begin <= step).unwrap_or(0)
     }
@@ -290,20 +299,31 @@ impl<'a> Trainer<'a> {
         observe: &mut impl FnMut(Event),
     ) -> Result<Option<f32>> {
         let (steps, per_epoch, options) = (self.steps(), self.steps_per_epoch(), &self.options);
-        let (config, plan) = (self.model.config(), self.stage(self.state.step));
+        let (config, first_plan) = (self.model.config(), self.stage(self.state.step) * plans_of_a_stage(options));
         let order = Random::new(options.seed, ORDER + epoch as u64).permutation(self.train.data.pairs.len());
         let (train, log, state) = (&self.train, &mut self.log, &mut self.state);
         let optimiser = optimiser(options);
+        let batch = |step: usize| {
+            let begin = (step - epoch * per_epoch) * options.batch;
+            &order[begin..(begin + options.batch).min(order.len())]
+        };
+        let parts = |step: usize| Part::of_step(batch(step).len(), options.chunk).into_iter().map(move |p| (step, p));
         let mut last = None;
-        stream(
+        // What a step hands back before its last part.
+        let mut losses: Vec<(String, f32)> = vec![];
+        alternate(
             &mut self.executor,
-            plan,
-            state.step..end,
-            |step, slot| {
-                let begin = (step - epoch * per_epoch) * options.batch;
-                let batch = &order[begin..(begin + options.batch).min(order.len())];
-                train.pack(slot, batch)?;
-                train.pack_views(slot, batch, config, (options.seed, *step as u64))?;
+            |(_, part)| first_plan + part.plan(),
+            (state.step..end).flat_map(parts),
+            |(step, part), slot| {
+                let (batch, chunk) = (batch(*step), part.pairs(batch(*step).len()));
+                if !chunk.is_empty() {
+                    train.pack(slot, batch, chunk.clone())?;
+                    train.pack_views(slot, batch, chunk, config, (options.seed, *step as u64))?;
+                }
+                if !part.is_last() {
+                    return Ok(());
+                }
                 let t = *step as i32 + 1;
                 let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;
                 let rate = options.learning_rate(*step, steps);
@@ -311,8 +331,15 @@ impl<'a> Trainer<'a> {
                 slot.f32("scalars")?.copy_from_slice(&scalars);
                 Ok(())
             },
-            |step, outputs| {
-                let loss = outputs.scalar("loss")?;
+            |(step, part), outputs| {
+                if part.has_losses() {
+                    losses.clear();
+                    losses.extend(outputs.scalars().map(|(name, value)| (name.to_string(), value)));
+                }
+                if !part.is_last() {
+                    return Ok(());
+                }
+                let loss = losses.iter().find(|(name, _)| name == "loss").map_or(f32::NAN, |(_, value)| *value);
                 let gradient_norm = outputs.scalar("gradient_norm")?;
                 if !loss.is_finite() || !gradient_norm.is_finite() {
                     return Err(Error::NotFinite {
@@ -324,8 +351,8 @@ impl<'a> Trainer<'a> {
                 state.step = step + 1;
                 last = Some(loss);
                 let learning_rate = options.learning_rate(step, steps);
-                let scalars = outputs.scalars().filter(|(name, _)| !["loss", "gradient_norm"].contains(name));
-                let terms = scalars.map(|(name, value)| (name.to_string(), value)).collect();
+                let terms = losses.iter().filter(|(name, _)| !["loss", "gradient_norm"].contains(&name.as_str()));
+                let terms = terms.cloned().collect();
                 let line = Line::Step { step: step + 1, epoch: epoch + 1, loss, gradient_norm, learning_rate, terms };
                 log.write(&line)?;
                 observe(Event::Line(&line));
@@ -353,7 +380,7 @@ impl<'a> Trainer<'a> {
                 let gallery = val.data.gallery();
                 let texts = Side { rows: &val.texts, items: &text_items };
                 let videos = Side { rows: &val.videos, items: &gallery };
-                let first = self.model.stages().len();
+                let first = self.model.stages().len() * plans_of_a_stage(&self.options);
                 let mut tiler = Tiler { executor: &mut self.executor, first, capacity: self.tiling };
                 let found =
                     count_ranks(&mut tiler, texts, videos, relevance, CaptionMode::MinRank, Directions::Both, stop);
@@ -445,17 +472,13 @@ fn prepare(
     val: Option<&Pairs>,
     backend: Box<dyn Backend>,
 ) -> Result<(Executor, Capacity)> {
-    let batch = options.batch.min(train.data.pairs.len());
-    let mut graphs = vec![];
-    for (_, stage) in model.stages() {
-        let name = if stage.quantised { "train, quantised" } else { "train" };
-        graphs.push((name, training(model, train.capacity(batch), stage, optimiser(options))?));
-    }
+    let pairs = train.data.pairs.len();
+    let mut graphs = graphs(model, options, pairs, |batch| train.capacity(batch), optimiser(options))?;
     let mut tiling = train.capacity(1);
     if let Some(val) = val {
         let texts: Vec<usize> = val.data.pairs.iter().map(|p| p.text).collect();
         tiling = tiles::capacity(&val.texts, &texts, &val.videos, &val.data.gallery());
-        graphs.extend(tiles::graphs(model, tiling)?);
+        graphs.extend(tiles::graphs(model, tiling)?.map(|(name, g)| (name.to_string(), g)));
     }
     let graphs: Vec<_> = graphs.into_iter().map(|(name, g)| (name, fuse(&g))).collect();
     let states = StateLayout::of(graphs.iter().map(|g| &g.1))?;

@@ -23,6 +23,7 @@ pub mod quant;
 mod raw;
 pub mod reduce;
 pub mod route;
+pub mod rows;
 pub mod segment;
 pub mod topk;
 

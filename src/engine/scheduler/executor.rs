@@ -36,7 +36,7 @@ impl Executor {
                 what: format!("{} on {}", names(&plans), backend.name()),
                 needed,
                 available,
-                fix: "use a smaller batch or tile, or another --device".into(),
+                fix: "use a smaller batch, chunk or tile, or another --device".into(),
             });
         }
         let plans: Vec<Arc<Plan>> = plans.into_iter().map(Arc::new).collect();
@@ -57,6 +57,10 @@ impl Executor {
 
     pub fn plan(&self, i: usize) -> &Arc<Plan> {
         &self.plans[i]
+    }
+
+    pub(super) fn plans(&self) -> &[Arc<Plan>] {
+        &self.plans
     }
 
     pub fn states(&self) -> &StateLayout {

@@ -109,14 +109,15 @@ pub struct StateLayout {
 }
 
 impl StateLayout {
-    /// The union of the states of some graphs, in the order in which they first appear.
+    /// The union of the states of some graphs, in the order in which they first appear. What is a table of fixed length
+    /// to one graph may be ragged to another, which then knows how much of it is filled.
     pub fn of<'a>(graphs: impl IntoIterator<Item = &'a Graph>) -> Result<StateLayout> {
         let mut layout = StateLayout::default();
         for node in graphs.into_iter().flat_map(|g| &g.nodes) {
             let Kind::State(name) = &node.kind else { continue };
             let meta = &node.outs[0];
             match layout.find(name) {
-                Some(slot) if slot.meta == *meta => {}
+                Some(slot) if slot.meta.same_layout(meta) => {}
                 Some(slot) => {
                     let what = format!("is {} in one graph and {meta} in another", slot.meta);
                     return Err(Error::shape(format!("state {name}"), what));
@@ -441,7 +442,7 @@ impl<'a> Planner<'a> {
                 self.locs.insert(value, fixed(span));
             }
             Kind::State(name) => {
-                let slot = self.states.find(name).filter(|s| s.meta == node.outs[0]);
+                let slot = self.states.find(name).filter(|s| s.meta.same_layout(&node.outs[0]));
                 let slot = slot.ok_or_else(|| Error::shape(format!("state {name}"), "is not in the model's layout"))?;
                 self.locs.insert(value, fixed(slot.span));
             }

@@ -8,7 +8,7 @@
 
 use super::super::batch::{VideoInputs, waves_input};
 use super::super::parameters::Weights;
-use super::super::{Batch, Stage, Term};
+use super::super::{Batch, Represented, Stage, Term};
 use super::config::{Foreground as Source, RoutingMode, Swap};
 use super::experts::noisy;
 use super::{Cba, Seen, TextTensors, VideoTensors, project};
@@ -23,6 +23,7 @@ use crate::engine::op::linear::Linear;
 use crate::engine::op::margin::Margin;
 use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Binary, BinaryKind, ScaleRows, Unary, UnaryKind};
+use crate::engine::op::route::Route;
 use crate::engine::op::segment::{SegmentKind, SegmentReduce, SegmentSpread};
 use crate::engine::op::uniformity::Uniformity;
 use crate::engine::tensor::{Dim, Meta};
@@ -32,45 +33,101 @@ use crate::error::Result;
 const BACKGROUND_MARGIN: f32 = 0.2;
 const ORDER_MARGIN: f32 = 0.1;
 
-pub fn losses(model: &Cba, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Vec<Term>> {
+/// Values of a video, or of a view of it, in what is represented.
+const VALUES: usize = 7;
+/// Likewise the videos as they are, with swapped backgrounds, perturbed and reversed.
+const VIEWS: usize = 4;
+
+/// Texts: the tensors of [`Model::text`]. Videos: the values of each view, absent where no loss asks for it; then the
+/// Gram matrices of what experts add `[ΣT, k·k]`, log-weights `[ΣT]` that leave the background, and the background's
+/// direction `[M, D]`.
+///
+/// [`Model::text`]: super::super::Model::text
+pub fn represent(model: &Cba, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Represented> {
     let joint = project(g, w, "video", batch.video.frames, model.rounds(batch.stage))?;
     let text = model.encode_text(g, w, &batch.text, batch.stage)?;
+    let made = Made { model, w, batch, joint, text };
+    let video = made.factual(g)?;
+    let delta = made.delta(g, &video)?;
+    let background = made.background(g, &video)?;
+    let scenery = made.scenery(g, background)?;
+    let views = [video, made.swapped(g, background)?, made.perturbed(g)?, made.reversed(g)?];
+    let mut videos: Vec<Value> = views.iter().flat_map(VideoTensors::compared).collect();
+    videos.extend([delta, background, scenery]);
+    Ok(Represented { texts: [text.words, text.weights, text.sentence, text.router].into(), videos })
+}
+
+pub fn compare(model: &Cba, g: &mut Graph, w: &Weights, batch: &Batch, made: &Represented) -> Result<Vec<Term>> {
+    let (views, rest) = made.videos.split_at((VALUES * VIEWS).min(made.videos.len()));
+    let mut views = views.chunks_exact(VALUES).map(VideoTensors::of_compared);
+    let mut view = |g: &mut Graph| model.with_table(g, views.next().unwrap_or(VideoTensors::NONE));
+    let (video, swapped, perturbed, reversed) = (view(g)?, view(g)?, view(g)?, view(g)?);
+    let at = |i: usize| rest.get(i).copied().unwrap_or(Value::ABSENT);
+    let (delta, background, scenery) = (at(0), at(1), at(2));
     let log_scale = w.get("log_scale")?;
-    let mut step = Step { model, w, batch, joint, text, log_scale, terms: vec![] };
-    let video = step.factual(g)?;
+    let mut step = Step { model, w, batch, text: TextTensors::of(&made.texts), log_scale, terms: vec![] };
     step.global(g, &video)?;
-    step.routing(g, &video)?;
-    let background = step.background(g, &video)?;
+    step.routing(g, &video, delta)?;
     let scores = step.scores(g, &video, background)?;
-    step.contrast(g, &scores, background)?;
-    step.counterfactual(g, &scores, background)?;
-    step.temporal(g, scores[0])?;
+    step.contrast(g, &scores, scenery)?;
+    step.counterfactual(g, &scores, &swapped)?;
+    step.temporal(g, scores[0], &perturbed, &reversed)?;
     Ok(step.terms)
 }
 
-/// A training step in the making.
-struct Step<'a> {
+impl Cba {
+    /// The experts of a view's slots again where they were not kept: the same logits make the same table.
+    fn with_table(&self, g: &mut Graph, video: VideoTensors) -> Result<VideoTensors> {
+        let routing = &self.cba.routing;
+        if routing.mode != RoutingMode::TopkToken || video.logits.is_absent() || !video.table.is_absent() {
+            return Ok(video);
+        }
+        let table = g.apply_all(Route { slots: routing.slots }, &[video.logits])?[1];
+        Ok(VideoTensors { table, ..video })
+    }
+
+    /// Slots of a frame.
+    fn slots(&self) -> usize {
+        let routing = &self.cba.routing;
+        if routing.mode == RoutingMode::TopkToken { routing.slots } else { routing.experts }
+    }
+}
+
+impl VideoTensors {
+    /// What losses compare of a video.
+    fn compared(&self) -> [Value; VALUES] {
+        [self.experts, self.bias, self.pooled, self.router, self.gram, self.table, self.logits]
+    }
+
+    /// The same back, `VALUES` of them.
+    fn of_compared(values: &[Value]) -> VideoTensors {
+        let at = |i: usize| values.get(i).copied().unwrap_or(Value::ABSENT);
+        let [experts, bias, pooled, router, gram, table, logits] = std::array::from_fn(at);
+        VideoTensors { experts, bias, pooled, router, gram, table, logits, delta: Value::ABSENT }
+    }
+}
+
+/// A batch that is being represented.
+struct Made<'a> {
     model: &'a Cba,
     w: &'a Weights,
     batch: &'a Batch,
     /// `[ΣT, D]` projected frames, which every view of a video is made from.
     joint: Value,
     text: TextTensors,
-    log_scale: Value,
-    terms: Vec<Term>,
 }
 
-impl Step<'_> {
-    fn term(&mut self, name: &'static str, weight: f32, value: Value) {
-        self.terms.push(Term { name, value, weight });
-    }
-
+impl Made<'_> {
     fn stage(&self) -> Stage {
         self.batch.stage
     }
 
     fn video(&self) -> &VideoInputs {
         &self.batch.video
+    }
+
+    fn segments(&self) -> [Value; 2] {
+        [self.batch.text.segments, self.video().segments]
     }
 
     /// Standard normal numbers for the router, where training asks for them.
@@ -95,117 +152,64 @@ impl Step<'_> {
         self.encode(g, self.joint, noise)
     }
 
-    /// Scores `[N, M]`, and those of a view of the frames if there is one.
-    fn scores(&self, g: &mut Graph, video: &VideoTensors, view: Value) -> Result<Vec<Value>> {
-        let segments = [self.batch.text.segments, self.video().segments];
-        let op = self.model.op(self.model.config.max_frames);
-        let mut outs = g.apply_all(op, &Cba::operands(&self.text, video, segments, view))?;
-        if view.is_absent() {
-            return Ok(vec![outs[0]]);
+    /// Gram matrices of what the experts add, where a loss asks for them.
+    fn delta(&self, g: &mut Graph, video: &VideoTensors) -> Result<Value> {
+        if !self.model.routes() || self.model.cba.routing.decorrelation == 0.0 {
+            return Ok(Value::ABSENT);
         }
-        let meta = g.meta(outs[0]);
-        outs[1] = g.reshape(outs[1], meta)?;
-        Ok(vec![outs[0], outs[1]])
+        g.apply(Gram { slots: self.model.slots() }, &[video.delta])
     }
 
-    /// The first stage of a search ranks by pooled vectors: they are trained beside the rest.
-    fn global(&mut self, g: &mut Graph, video: &VideoTensors) -> Result<()> {
-        let weight = self.model.cba.trunk.pooled;
-        if weight == 0.0 {
-            return Ok(());
-        }
-        let none = Value::ABSENT;
-        let scores = g.apply(Linear::new(false, true), &[self.text.sentence, video.pooled, none, none])?;
-        let loss = self.batch.contrast(g, scores, self.w.get("pooled_log_scale")?)?;
-        self.term("pooled", weight, loss);
-        Ok(())
-    }
-
-    /// Shares, sizes and likeness of the experts.
-    fn routing(&mut self, g: &mut Graph, video: &VideoTensors) -> Result<()> {
-        let routing = &self.model.cba.routing;
-        if !self.model.routes() {
-            return Ok(());
-        }
-        let gates = g.apply_all(Balance, &[self.text.router, video.logits, self.video().segments])?;
-        self.term("balance", routing.balance, gates[0]);
-        self.term("router_z", routing.z, gates[1]);
-        if routing.decorrelation > 0.0 {
-            let slots = if routing.mode == RoutingMode::TopkToken { routing.slots } else { routing.experts };
-            let gram = g.apply(Gram { slots }, &[video.delta])?;
-            let loss = g.apply(Decorrelate { slots }, &[gram])?;
-            self.term("decorrelation", routing.decorrelation, loss);
-        }
-        Ok(())
-    }
-
-    /// Log-weights `[1, ΣT]` that leave the background of each video, where a loss asks for it.
+    /// Log-weights `[ΣT]` that leave the background of each video, where a loss asks for it.
     fn background(&self, g: &mut Graph, video: &VideoTensors) -> Result<Value> {
         let c = &self.model.cba.counterfactual;
         if c.uniform == 0.0 && c.swap == 0.0 && c.margin == 0.0 && c.hard_negatives == 1.0 {
             return Ok(Value::ABSENT);
         }
+        let rows = self.video().capacity.frames_dim();
         if c.foreground == Source::Given {
-            let rows = self.video().capacity.frames_dim();
-            return Ok(g.input("background", Meta::f32(&[Dim::Fixed(1), rows])?));
+            return Ok(g.input("background", Meta::f32(&[rows])?));
         }
-        let segments = [self.batch.text.segments, self.video().segments];
         let op = Foreground { interact: self.model.op(self.model.config.max_frames), keep_background: true };
-        let operands = Cba::operands(&self.text, video, segments, Value::ABSENT);
-        g.apply(op, &operands[..10])
+        let operands = Cba::operands(&self.text, video, self.segments(), Value::ABSENT);
+        let background = g.apply(op, &operands[..10])?;
+        g.reshape(background, Meta::f32(&[rows])?)
     }
 
     /// 1 for a frame of the background, 0 for one of the foreground: `[ΣT]`.
     fn is_background(&self, g: &mut Graph, background: Value) -> Result<Value> {
-        let rows = self.video().capacity.frames_dim();
-        let flat = g.reshape(background, Meta::f32(&[rows])?)?;
-        g.apply(Unary { kind: UnaryKind::Exp }, &[flat])
+        g.apply(Unary { kind: UnaryKind::Exp }, &[background])
     }
 
-    fn contrast(&mut self, g: &mut Graph, scores: &[Value], background: Value) -> Result<()> {
-        let weight = self.model.cba.counterfactual.hard_negatives;
-        let mut negatives = Value::ABSENT;
-        if weight > 1.0 {
-            // A hard counterfactual shares the background and differs in what happens.
-            let share = self.is_background(g, background)?;
-            let rows = g.apply(ScaleRows, &[self.joint, share])?;
-            let sum = SegmentReduce { kind: SegmentKind::Sum, tail: 0 };
-            let sum = g.apply(sum, &[rows, self.video().segments])?;
-            let unit = g.apply(Unit, &[sum])?;
-            let none = Value::ABSENT;
-            let likeness = g.apply(Linear::new(false, true), &[unit, unit, none, none])?;
-            let (video_key, caption_key) = (self.batch.video_key, self.batch.caption_key);
-            let hard = HardNegatives { top: Top::Items(1), weight };
-            negatives = g.apply(hard, &[likeness, video_key, caption_key])?;
+    /// The direction of what a video's background adds up to, `[M, D]`, where hard negatives are chosen by it.
+    fn scenery(&self, g: &mut Graph, background: Value) -> Result<Value> {
+        if self.model.cba.counterfactual.hard_negatives == 1.0 {
+            return Ok(Value::ABSENT);
         }
-        let loss = self.batch.weighted_contrast(g, scores[0], self.log_scale, negatives)?;
-        self.term("contrast", 1.0, loss);
-        Ok(())
+        let share = self.is_background(g, background)?;
+        let rows = g.apply(ScaleRows, &[self.joint, share])?;
+        let sum = SegmentReduce { kind: SegmentKind::Sum, tail: 0 };
+        let sum = g.apply(sum, &[rows, self.video().segments])?;
+        g.apply(Unit, &[sum])
     }
 
-    fn counterfactual(&mut self, g: &mut Graph, scores: &[Value], background: Value) -> Result<()> {
-        let c = self.model.cba.counterfactual.clone();
-        let Some(alone) = scores.get(1).copied() else { return Ok(()) };
-        if c.uniform > 0.0 {
-            let loss = g.apply(Uniformity, &[alone, self.log_scale])?;
-            self.term("uniform", c.uniform, loss);
+    /// Videos with another's background, where a loss asks for them.
+    fn swapped(&self, g: &mut Graph, background: Value) -> Result<VideoTensors> {
+        let c = &self.model.cba.counterfactual;
+        if c.swap == 0.0 {
+            return Ok(VideoTensors::NONE);
         }
-        let margin = g.apply(Margin { margin: BACKGROUND_MARGIN }, &[alone, scores[0], Value::ABSENT])?;
-        self.term("background_margin", c.margin, margin);
-        if c.swap > 0.0 {
-            let joint = self.swapped(g, background, c.exchange)?;
-            let video = self.encode(g, joint, Value::ABSENT)?;
-            let swapped = self.scores(g, &video, Value::ABSENT)?[0];
-            let loss = self.batch.contrast(g, swapped, self.log_scale)?;
-            self.term("swap", c.swap, loss);
-            let same = g.apply(Consistency, &[scores[0], swapped, self.log_scale])?;
-            self.term("swap_consistency", c.swap, same);
-        }
-        Ok(())
+        let joint = self.exchanged(g, background, c.exchange)?;
+        self.view(g, joint)
+    }
+
+    /// A view of a video: its pooled vector is not compared.
+    fn view(&self, g: &mut Graph, joint: Value) -> Result<VideoTensors> {
+        Ok(VideoTensors { pooled: Value::ABSENT, ..self.encode(g, joint, Value::ABSENT)? })
     }
 
     /// Projected frames `[ΣT, D]` of videos with another's background.
-    fn swapped(&self, g: &mut Graph, background: Value, exchange: Swap) -> Result<Value> {
+    fn exchanged(&self, g: &mut Graph, background: Value, exchange: Swap) -> Result<Value> {
         let (share, video) = (self.is_background(g, background)?, self.video());
         let rows = video.capacity.frames_dim();
         if exchange == Swap::Frames {
@@ -225,10 +229,142 @@ impl Step<'_> {
         g.apply(Binary { kind: BinaryKind::Add }, &[self.joint, change])
     }
 
-    fn temporal(&mut self, g: &mut Graph, scores: Value) -> Result<()> {
+    /// Videos in reverse, where a loss asks for them.
+    fn reversed(&self, g: &mut Graph) -> Result<VideoTensors> {
+        if self.model.cba.temporal.order == 0.0 {
+            return Ok(VideoTensors::NONE);
+        }
+        let reversed = g.input("reversed", Meta::u32(&[self.video().capacity.frames_dim()])?);
+        let joint = g.apply(Gather, &[self.joint, reversed])?;
+        self.view(g, joint)
+    }
+
+    /// Videos perturbed in time, where a loss asks for them.
+    fn perturbed(&self, g: &mut Graph) -> Result<VideoTensors> {
+        let (model, video) = (self.model, self.video());
+        if !model.config.perturbs() {
+            return Ok(VideoTensors::NONE);
+        }
+        let rows = video.capacity.perturbed_dim(model.cba.temporal.fastest);
+        let table = |g: &mut Graph, name: &str| Ok::<Value, crate::error::Error>(g.input(name, Meta::u32(&[rows])?));
+        let (first, second) = (table(g, "perturbed_first")?, table(g, "perturbed_second")?);
+        let weight = g.input("perturbed_weight", Meta::f32(&[rows])?);
+        let segments = self.batch.perturbed;
+        let positions = model.cba.trunk.positions;
+        let times = if positions { waves_input(g, "perturbed_times", rows)? } else { Value::ABSENT };
+        let noise = self.noise(g, "perturbed_noise", rows)?;
+        let joint = g.apply(GatherLerp, &[self.joint, first, second, weight])?;
+        let longest = model.max_stretched();
+        let seen = Seen { joint, times, segments, longest };
+        let perturbed = model.encode_frames(g, self.w, seen, noise, self.stage())?;
+        Ok(VideoTensors { pooled: Value::ABSENT, ..perturbed })
+    }
+}
+
+/// A batch that is being compared.
+struct Step<'a> {
+    model: &'a Cba,
+    w: &'a Weights,
+    batch: &'a Batch,
+    text: TextTensors,
+    log_scale: Value,
+    terms: Vec<Term>,
+}
+
+impl Step<'_> {
+    fn term(&mut self, name: &'static str, weight: f32, value: Value) {
+        self.terms.push(Term { name, value, weight });
+    }
+
+    /// Scores `[N, M]`, and those of the background if it is given.
+    fn scores(&self, g: &mut Graph, video: &VideoTensors, background: Value) -> Result<Vec<Value>> {
+        let segments = [self.batch.text.segments, self.batch.video.segments];
+        let op = self.model.op(self.model.config.max_frames);
+        if background.is_absent() {
+            return Ok(vec![g.apply(op, &Cba::operands(&self.text, video, segments, background))?]);
+        }
+        let one = Meta::f32(&[Dim::Fixed(1), self.batch.video.capacity.frames_dim()])?;
+        let view = g.reshape(background, one)?;
+        let mut outs = g.apply_all(op, &Cba::operands(&self.text, video, segments, view))?;
+        let meta = g.meta(outs[0]);
+        outs[1] = g.reshape(outs[1], meta)?;
+        Ok(vec![outs[0], outs[1]])
+    }
+
+    /// The first stage of a search ranks by pooled vectors: they are trained beside the rest.
+    fn global(&mut self, g: &mut Graph, video: &VideoTensors) -> Result<()> {
+        let weight = self.model.cba.trunk.pooled;
+        if weight == 0.0 {
+            return Ok(());
+        }
+        let none = Value::ABSENT;
+        let scores = g.apply(Linear::new(false, true), &[self.text.sentence, video.pooled, none, none])?;
+        let loss = self.batch.contrast(g, scores, self.w.get("pooled_log_scale")?)?;
+        self.term("pooled", weight, loss);
+        Ok(())
+    }
+
+    /// Shares, sizes and likeness of the experts.
+    fn routing(&mut self, g: &mut Graph, video: &VideoTensors, delta: Value) -> Result<()> {
+        let routing = &self.model.cba.routing;
+        if !self.model.routes() {
+            return Ok(());
+        }
+        let gates = g.apply_all(Balance, &[self.text.router, video.logits, self.batch.video.segments])?;
+        self.term("balance", routing.balance, gates[0]);
+        self.term("router_z", routing.z, gates[1]);
+        if !delta.is_absent() {
+            let loss = g.apply(Decorrelate { slots: self.model.slots() }, &[delta])?;
+            self.term("decorrelation", routing.decorrelation, loss);
+        }
+        Ok(())
+    }
+
+    fn contrast(&mut self, g: &mut Graph, scores: &[Value], scenery: Value) -> Result<()> {
+        let mut negatives = Value::ABSENT;
+        if !scenery.is_absent() {
+            // A hard counterfactual shares the background and differs in what happens.
+            let none = Value::ABSENT;
+            let likeness = g.apply(Linear::new(false, true), &[scenery, scenery, none, none])?;
+            let (video_key, caption_key) = (self.batch.video_key, self.batch.caption_key);
+            let weight = self.model.cba.counterfactual.hard_negatives;
+            let hard = HardNegatives { top: Top::Items(1), weight };
+            negatives = g.apply(hard, &[likeness, video_key, caption_key])?;
+        }
+        let loss = self.batch.weighted_contrast(g, scores[0], self.log_scale, negatives)?;
+        self.term("contrast", 1.0, loss);
+        Ok(())
+    }
+
+    fn counterfactual(&mut self, g: &mut Graph, scores: &[Value], swapped: &VideoTensors) -> Result<()> {
+        let c = self.model.cba.counterfactual.clone();
+        let Some(alone) = scores.get(1).copied() else { return Ok(()) };
+        if c.uniform > 0.0 {
+            let loss = g.apply(Uniformity, &[alone, self.log_scale])?;
+            self.term("uniform", c.uniform, loss);
+        }
+        let margin = g.apply(Margin { margin: BACKGROUND_MARGIN }, &[alone, scores[0], Value::ABSENT])?;
+        self.term("background_margin", c.margin, margin);
+        if c.swap > 0.0 {
+            let swapped = self.scores(g, swapped, Value::ABSENT)?[0];
+            let loss = self.batch.contrast(g, swapped, self.log_scale)?;
+            self.term("swap", c.swap, loss);
+            let same = g.apply(Consistency, &[scores[0], swapped, self.log_scale])?;
+            self.term("swap_consistency", c.swap, same);
+        }
+        Ok(())
+    }
+
+    fn temporal(
+        &mut self,
+        g: &mut Graph,
+        scores: Value,
+        perturbed: &VideoTensors,
+        reversed: &VideoTensors,
+    ) -> Result<()> {
         let t = self.model.cba.temporal.clone();
-        if t.consistency > 0.0 || t.augment > 0.0 {
-            let perturbed = self.perturbed_scores(g)?;
+        if self.model.config.perturbs() {
+            let perturbed = self.perturbed_scores(g, perturbed)?;
             if t.consistency > 0.0 {
                 let loss = g.apply(Consistency, &[scores, perturbed, self.log_scale])?;
                 self.term("consistency", t.consistency, loss);
@@ -239,11 +375,8 @@ impl Step<'_> {
             }
         }
         if t.order > 0.0 {
-            let reversed = g.input("reversed", Meta::u32(&[self.video().capacity.frames_dim()])?);
             let tells_order = g.input("tells_order", Meta::f32(&[self.batch.text.capacity.texts_dim()])?);
-            let joint = g.apply(Gather, &[self.joint, reversed])?;
-            let video = self.encode(g, joint, Value::ABSENT)?;
-            let backwards = self.scores(g, &video, Value::ABSENT)?[0];
+            let backwards = self.scores(g, reversed, Value::ABSENT)?[0];
             let loss = g.apply(Margin { margin: ORDER_MARGIN }, &[backwards, scores, tells_order])?;
             self.term("order", t.order, loss);
         }
@@ -251,21 +384,9 @@ impl Step<'_> {
     }
 
     /// Scores of the texts with the batch's videos, each perturbed in time.
-    fn perturbed_scores(&self, g: &mut Graph) -> Result<Value> {
-        let (model, video) = (self.model, self.video());
-        let rows = video.capacity.perturbed_dim(model.cba.temporal.fastest);
-        let table = |g: &mut Graph, name: &str| Ok::<Value, crate::error::Error>(g.input(name, Meta::u32(&[rows])?));
-        let (first, second) = (table(g, "perturbed_first")?, table(g, "perturbed_second")?);
-        let weight = g.input("perturbed_weight", Meta::f32(&[rows])?);
-        let segments = g.input("perturbed_segments", Meta::u32(&[video.capacity.videos_dim(), Dim::Fixed(2)])?);
-        let positions = model.cba.trunk.positions;
-        let times = if positions { waves_input(g, "perturbed_times", rows)? } else { Value::ABSENT };
-        let noise = self.noise(g, "perturbed_noise", rows)?;
-        let joint = g.apply(GatherLerp, &[self.joint, first, second, weight])?;
-        let longest = model.max_stretched();
-        let seen = Seen { joint, times, segments, longest };
-        let perturbed = model.encode_frames(g, self.w, seen, noise, self.stage())?;
-        let segments = [self.batch.text.segments, segments];
-        g.apply(model.op(longest), &Cba::operands(&self.text, &perturbed, segments, Value::ABSENT))
+    fn perturbed_scores(&self, g: &mut Graph, perturbed: &VideoTensors) -> Result<Value> {
+        let segments = [self.batch.text.segments, self.batch.perturbed];
+        let op = self.model.op(self.model.max_stretched());
+        g.apply(op, &Cba::operands(&self.text, perturbed, segments, Value::ABSENT))
     }
 }

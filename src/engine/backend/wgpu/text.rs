@@ -1,8 +1,9 @@
 //! The WGSL of a kernel with the bindings of a launch: what pipelines are keyed by and what validators check.
 //!
 //! Before the kernel's own text come the parameters `p`, the slot's `counts`, one array for each window, and for every
-//! operand its accessors: `NAME(i)` reads element `i`, `set_NAME(i, v)` writes it. Absent operands read as zero. Names
-//! that begin with `m_` belong to the text written here.
+//! operand its accessors: `NAME(i)` reads element `i`, `set_NAME(i, v)` writes it. Absent operands read as zero. A kernel
+//! that says `place_of_NAME()` gets one by which it can tell whether an output has taken an input's place. Names that begin
+//! with `m_` belong to the text written here.
 
 use super::windows::{Place, Shape};
 use crate::engine::op::{Access, Formal, PARAM_WORDS, Params};
@@ -55,6 +56,15 @@ pub fn generate(
     for (i, formal) in operands.iter().enumerate() {
         let place = places.get(i).copied().flatten().and_then(|p| windows.get(p.window).map(|w| (p.window, w.dtype)));
         accessors(&mut text, i, formal, place);
+        if body.contains(&format!("place_of_{}()", formal.name)) {
+            let window = place.map_or(u32::MAX, |p| p.0 as u32);
+            let offset = format!("p.m_offsets[{}][{}]", i / 4, i % 4);
+            let _ = writeln!(
+                text,
+                "fn place_of_{}() -> vec2<u32> {{ return vec2<u32>({window}u, {offset}); }}",
+                formal.name
+            );
+        }
     }
     // The offsets lead, so that the op's own fields may be of any number.
     let _ = write!(text, "{COMMON}{before}struct P {{ m_offsets: array<vec4<u32>, {}>, {fields}", MAX_OPERANDS / 4);
