@@ -85,9 +85,14 @@ impl Parameters {
         self.declare(name, &[1], init, false, (f32::MIN, 100f32.ln()));
     }
 
+    /// Multiplies the learning rate of every parameter whose name begins so.
+    pub fn hasten(&mut self, prefix: &str, factor: f32) {
+        self.list.iter_mut().filter(|p| p.name.starts_with(prefix)).for_each(|p| p.rate *= factor);
+    }
+
     /// Keeps every parameter whose name begins so as it is drawn.
     pub fn freeze(&mut self, prefix: &str) {
-        self.list.iter_mut().filter(|p| p.name.starts_with(prefix)).for_each(|p| p.rate = 0.0);
+        self.hasten(prefix, 0.0);
     }
 
     pub fn find(&self, name: &str) -> Option<&Parameter> {

@@ -51,7 +51,10 @@ pub fn declare(p: &mut Parameters, routing: &Routing, dim: usize) {
         }
         Sharing::Full => p.free("experts.whole", &[experts * dim, dim], Init::Normal(0.3 / root), true),
     }
-    p.free("experts.diagonal", &[experts, dim], Init::Normal(0.02), false);
+    p.free("experts.diagonal", &[experts, dim], Init::Normal(0.5), false);
+    // A diagonal takes a dimension away at −1, which AdamW's steps would take hundreds of to reach; experts that start
+    // alike stay alike for as long.
+    p.hasten("experts.diagonal", 5.0);
     p.free("experts.bias", &[experts, dim], Init::Constant(0.0), false);
     p.linear("router.text", experts, dim);
     p.linear("router.frame", experts, dim);
