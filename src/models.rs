@@ -11,6 +11,7 @@ pub mod perturb;
 pub mod plans;
 pub mod rows;
 pub mod scorer;
+pub mod stability;
 pub mod tiles;
 pub mod token_interaction;
 pub mod views;
