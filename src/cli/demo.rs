@@ -223,8 +223,16 @@ fn called(test: Test) -> &'static str {
     }
 }
 
-const HEAD: [&str; 8] =
-    ["model", "in distribution t2v", "v2t", "any background t2v", "v2t", "twin's background t2v", "v2t", "twin first"];
+const HEAD: [&str; 8] = [
+    "model",
+    "in distribution\nt2v",
+    "\nv2t",
+    "any background\nt2v",
+    "\nv2t",
+    "twin's background\nt2v",
+    "\nv2t",
+    "twin\nfirst",
+];
 
 /// The table's rows: R@1 of each test in both directions, and how often the twin comes first.
 fn rows(models: &[Trained]) -> Vec<Vec<String>> {
@@ -239,8 +247,7 @@ fn rows(models: &[Trained]) -> Vec<Vec<String>> {
 fn told(outcome: &Outcome) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    // Two lines a name, so that the table fits a terminal.
-    table.set_header(HEAD.map(|name| name.replace(" t2v", "\nt2v"))).add_rows(rows(&outcome.models));
+    table.set_header(HEAD).add_rows(rows(&outcome.models));
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -345,7 +345,7 @@ fn colour_bar(at: &Layout, scale: &Scale, quantity: &str) -> Markup {
                     y=(px(base - step * (level + 1) as f64)) height=(px(step + 0.5)) {}
             }
         }
-        @for (value, y) in values.ticks((high / 40.0) as usize).into_iter().filter_map(|v| Some((v, values.at(v)?))) {
+        @for (value, y) in values.ticks(((high / 40.0) as usize).max(4)).into_iter().filter_map(|v| Some((v, values.at(v)?))) {
             text class="soft" x=(px(left + 16.0)) y=(px(y + 3.5)) font-size="10.5" { (label(value)) }
         }
         text class="soft" x=(px(left - 6.0)) y=(px((at.top + base) / 2.0)) text-anchor="middle" font-size="10.5"

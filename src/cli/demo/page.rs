@@ -1,6 +1,6 @@
 //! The page of the demo: what a spurious background is, who goes by it, and how one sees that in a single pair.
 
-use super::example::{Example, Reasons, Side};
+use super::example::{Example, Reasons};
 use super::{CAUSAL, HEAD, Outcome, PLAIN, Trained, called, rows};
 use crate::cli::explain::figures::Size;
 use crate::data::worlds::Made;
@@ -75,7 +75,8 @@ fn numbers(report: Report, outcome: &Outcome) -> Report {
         let way = if *d == Direction::T2v { "text to video" } else { "video to text" };
         Test::ALL.map(|test| format!("{}\n{way}", called(test)))
     });
-    let mut bars = Bars::new("Who finds the right video", "R@1 (%)", groups.collect()).range(0.0, 100.0);
+    let mut bars = Bars::new("Who finds the right video", "R@1 (%)", groups.collect());
+    bars = bars.range(0.0, 100.0).size(880.0, 360.0);
     for m in &outcome.models {
         let values = DIRECTIONS.iter().flat_map(|d| m.tests.iter().map(move |t| recall(&t.retrieval, *d)));
         bars = bars.series(m.model, values.collect());
@@ -120,7 +121,7 @@ fn recall(retrieval: &crate::eval::Retrieval, direction: Direction) -> Value {
 }
 
 fn training(report: Report, models: &[Trained]) -> Report {
-    let mut validation = Curves::new("Validation", "step", "R@1 (%), mean of both directions").size(760.0, 300.0);
+    let mut validation = Curves::new("Validation", "step", "mean R@1 (%)").size(760.0, 300.0);
     let mut loss = Curves::new("Training", "step", "loss (nats)").size(760.0, 300.0);
     for m in models {
         let validated = m.log.iter().filter_map(|line| match line {
@@ -138,7 +139,7 @@ fn training(report: Report, models: &[Trained]) -> Report {
         .section("Training")
         .figure(
             validation.svg(),
-            "R@1 on validation videos, whose backgrounds are as in training: the curve of a model that takes the shortcut \
+            "R@1, mean of both directions, on validation videos, whose backgrounds are as in training: the curve of a model that takes the shortcut \
              rises as well as another's. It is not here that one sees it.",
         )
         .figure(
@@ -169,23 +170,24 @@ fn pair(report: Report, outcome: &Outcome, e: &Example, truth: &Made<Video, Quer
          background” comes close to “twin”, a model has not looked further; where a background alone scores lower than \
          its video by much, something else made the score.",
     );
-    let sides: [(&str, usize, fn(&Reasons) -> &Side); 2] =
-        [("right video", e.right, |r| &r.right), ("twin", e.twin, |r| &r.twin)];
-    for (name, video, side) in sides {
+    for right in [true, false] {
+        let (name, heading, video) =
+            if right { ("right video", "The right video", e.right) } else { ("twin", "Its twin", e.twin) };
         let (asked, other) = events(e, video, truth);
         let (mut maps, mut lines) = (vec![], vec![]);
         for reasons in &e.models {
-            let (shown, title) = (&side(reasons).explanation, format!("{} · {name}", reasons.model));
+            let side = if right { &reasons.right } else { &reasons.twin };
+            let (shown, title) = (&side.explanation, format!("{} · {name}", reasons.model));
             let known: [crate::cli::explain::figures::Truth; 2] = [("asked for", &asked, 2), ("not asked", &other, 1)];
             let known = if other.contains(&true) { &known[..] } else { &known[..1] };
-            maps.extend(shown.map(Size::Half)?.map(|f| Figure::column(&title, &[f])));
-            lines.extend(shown.over_time(Size::Half, known).map(|f| Figure::column(&title, &[f])));
+            maps.extend(shown.map(&title, Size::Half)?);
+            lines.extend(shown.over_time(&title, Size::Half, known));
         }
         report = report
             .figure(
                 Figure::row("", &maps).svg(),
                 format!(
-                    "{name}: a row a word of the query, a column a frame; bright where they meet (cosine), a box at each \
+                    "{heading}: a row a word of the query, a column a frame; bright where they meet (cosine), a box at each \
                      word's best frame. A model that has found an event meets its word in two neighbouring frames and \
                      not before the whole background."
                 ),
@@ -193,7 +195,7 @@ fn pair(report: Report, outcome: &Outcome, e: &Example, truth: &Made<Video, Quer
             .figure(
                 Figure::row("", &lines).svg(),
                 format!(
-                    "{name}: how relevant each frame is to the query (all frames sum to 1; dashed: what each would have \
+                    "{heading}: how relevant each frame is to the query (all frames sum to 1; dashed: what each would have \
                      if none stood out). Bars above: frames that truly show an event that the query asks for, or one that \
                      it does not, and the frames that {CAUSAL} takes for foreground."
                 ),

@@ -45,8 +45,8 @@ impl Shown {
 
     fn figures(&self) -> Result<Vec<(Figure, String)>> {
         let all = [
-            self.over_time(Size::Whole, &[]).map(|figure| (figure, self.about_relevance())),
-            self.map(Size::Whole)?.map(|figure| (figure, self.about_map())),
+            self.over_time("Relevance over time", Size::Whole, &[]).map(|figure| (figure, self.about_relevance())),
+            self.map("Words and frames", Size::Whole)?.map(|figure| (figure, self.about_map())),
             self.experts()?,
             self.shortcut(),
             self.steadiness(),
@@ -55,13 +55,13 @@ impl Shown {
     }
 
     /// Relevance over time, with the foreground that the model found and what is known to be there.
-    pub fn over_time(&self, size: Size, truth: &[Truth]) -> Option<Figure> {
+    pub fn over_time(&self, title: &str, size: Size, truth: &[Truth]) -> Option<Figure> {
         if self.relevance.is_empty() {
             return None;
         }
         let points = self.seconds.iter().zip(&self.relevance).map(|(t, r)| (f64::from(*t), f64::from(*r))).collect();
-        let mut line = Timeline::new("Relevance over time", "relevance (sums to 1)", points)
-            .threshold(1.0 / self.relevance.len() as f64);
+        let y_label = if size == Size::Whole { "relevance (sums to 1)" } else { "relevance" };
+        let mut line = Timeline::new(title, y_label, points).threshold(1.0 / self.relevance.len() as f64);
         if size == Size::Half {
             line = line.size(size.width(), 230.0);
         }
@@ -89,11 +89,11 @@ impl Shown {
     }
 
     /// The token × frame map.
-    pub fn map(&self, size: Size) -> Result<Option<Figure>> {
+    pub fn map(&self, title: &str, size: Size) -> Result<Option<Figure>> {
         if self.similarity.is_empty() {
             return Ok(None);
         }
-        let heat = Heat::new("Words and frames", "cosine", &self.words, &self.seconds, &self.similarity)?;
+        let heat = Heat::new(title, "cosine", &self.words, &self.seconds, &self.similarity)?;
         let heat = heat.word_weights(&self.word_weights)?.frame_relevance(&self.relevance)?;
         Ok(Some(if size == Size::Half { heat.columns(200.0) } else { heat }.figure()))
     }
