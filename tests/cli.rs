@@ -174,7 +174,7 @@ fn the_demo_goes_from_a_world_to_a_page() {
     }
     assert_eq!(told["example"].is_object(), told["examples"].as_u64().unwrap() > 0);
     let page = std::fs::read_to_string(told["report"].as_str().unwrap()).unwrap();
-    for part in ["spurious", "Who finds the right video", "Validation", "One query", "ties: expected; 24 texts"] {
+    for part in ["spurious", "Who puts the right one first", "Validation", "One query", "ties: expected; 24 texts"] {
         assert!(page.contains(part), "{part}");
     }
     assert!(refused(&demo).contains("exists"));

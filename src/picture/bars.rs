@@ -100,13 +100,13 @@ fn draw(value: &Value, y: &Scale, (left, wide): (f64, f64), (colour, name): (usi
             title { (clean(name)) ": " (label(value)) }
         }
         @if let Some((low, high)) = ends {
-            line class="axis" x1=(px(middle)) y1=(px(low)) x2=(px(middle)) y2=(px(high)) {}
+            line class="whisker" x1=(px(middle)) y1=(px(low)) x2=(px(middle)) y2=(px(high)) {}
             @for at in [low, high] {
-                line class="axis" x1=(px(middle - 3.0)) y1=(px(at)) x2=(px(middle + 3.0)) y2=(px(at)) {}
+                line class="whisker" x1=(px(middle - 3.0)) y1=(px(at)) x2=(px(middle + 3.0)) y2=(px(at)) {}
             }
         }
         @if wide > 20.0 {
-            text x=(px(middle)) y=(px(above - 5.0)) text-anchor="middle" font-size="11" { (label((value * 10.0).round() / 10.0)) }
+            text x=(px(middle)) y=(px(above - 5.0)) text-anchor="middle" font-size="11" { (format!("{value:.1}").replace('-', "−")) }
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
             .series("two", vec![(56.0, None), (7.0, None)]);
         let svg = bars.svg();
         let text = well_formed(&svg);
-        assert!(text.contains("12.3") && text.contains("\n56\n"), "{text}");
+        assert!(text.contains("12.3") && text.contains("56.0"), "{text}");
         // Two squares in the legend, one bar of the first series and two of the second.
         assert_eq!((svg.matches("class=\"f0\"").count(), svg.matches("class=\"f1\"").count()), (2, 3));
     }

@@ -75,7 +75,7 @@ impl Rows {
             }
         });
         let reach = extent(values.chain(self.line.as_ref().map(|l| l.1))).unwrap_or((f64::NAN, f64::NAN));
-        let ticks = ((self.width - left - RIGHT) / 80.0) as usize;
+        let ticks = ((self.width - left - RIGHT) / 55.0) as usize;
         let x = Scale::new(Spacing::Linear, reach, (left, self.width - RIGHT)).widened(ticks.max(2));
         let body = html! {
             @for (value, at) in x.ticks(ticks.max(2)).into_iter().filter_map(|v| Some((v, x.at(v)?))) {
@@ -85,6 +85,9 @@ impl Rows {
             line class="axis" x1=(px(left)) y1=(px(base)) x2=(px(self.width - RIGHT)) y2=(px(base)) {}
             text x=(px((left + self.width - RIGHT) / 2.0)) y=(px(base + 38.0)) text-anchor="middle" font-size="12.5" {
                 (fitted(&self.x_label, self.width - left - RIGHT, 12.5))
+            }
+            @if let Some(zero) = x.at(0.0).filter(|at| (left..=self.width - RIGHT).contains(at)) {
+                line class="axis" x1=(px(zero)) y1=(px(TOP)) x2=(px(zero)) y2=(px(base)) {}
             }
             @for (number, row) in self.rows.iter().enumerate() {
                 @let middle = TOP + ROW * (number as f64 + 0.5);

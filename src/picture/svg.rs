@@ -66,11 +66,11 @@ pub fn style() -> String {
     format!(
         ".mv text{{font-family:{FONT};fill:#1f2328}}.mv .soft{{fill:#59636e}}.mv .bg{{fill:#ffffff}}\
          .mv .grid{{stroke:#e4e7eb;stroke-width:1}}.mv .axis{{stroke:#8c959f;stroke-width:1}}\
-         .mv .none{{fill:#d0d7de}}.mv .mark{{fill:none;stroke:#ffffff;stroke-width:1.6}}\
+         .mv .whisker{{stroke:#1f2328;stroke-width:1.2}}.mv .none{{fill:#d0d7de}}.mv .mark{{fill:none;stroke:#ffffff;stroke-width:1.6}}\
          .mv .halo{{fill:none;stroke:#1f2328;stroke-width:2.8}}.mv .line{{fill:none;stroke-width:1.8;\
          stroke-linejoin:round;stroke-linecap:round}}.mv .trace{{fill:none;stroke-width:1}}.mv .on{{fill:#ffffff}}{light}\
          @media (prefers-color-scheme:dark){{.mv text{{fill:#e6e9ed}}.mv .soft{{fill:#9aa4af}}.mv .bg{{fill:#16191d}}\
-         .mv .grid{{stroke:#2b3138}}.mv .axis{{stroke:#69737d}}.mv .none{{fill:#3a4149}}\
+         .mv .grid{{stroke:#2b3138}}.mv .axis{{stroke:#69737d}}.mv .whisker{{stroke:#e6e9ed}}.mv .none{{fill:#3a4149}}\
          .mv .on{{fill:#0e1013}}{dark}}}"
     )
 }

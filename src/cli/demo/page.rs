@@ -75,7 +75,7 @@ fn numbers(report: Report, outcome: &Outcome) -> Report {
         let way = if *d == Direction::T2v { "text to video" } else { "video to text" };
         Test::ALL.map(|test| format!("{}\n{way}", called(test)))
     });
-    let mut bars = Bars::new("Who finds the right video", "R@1 (%)", groups.collect());
+    let mut bars = Bars::new("Who puts the right one first", "R@1 (%)", groups.collect());
     bars = bars.range(0.0, 100.0).size(880.0, 360.0);
     for m in &outcome.models {
         let values = DIRECTIONS.iter().flat_map(|d| m.tests.iter().map(move |t| recall(&t.retrieval, *d)));
@@ -152,9 +152,9 @@ fn training(report: Report, models: &[Trained]) -> Report {
 /// One query: what two models see in the right video and in its twin.
 fn pair(report: Report, outcome: &Outcome, e: &Example, truth: &Made<Video, Query>) -> Result<Report> {
     let about = format!(
-        "“{}” asks for event{} among others; the twin shows event{} in its place. Before the right video lies the \
-         background that went with event{} in training, before the twin the one that went with event{}. {PLAIN} finds \
-         the twin first, {CAUSAL} the right video. There are {} such queries among {}; this is the first of them.",
+        "“{}” asks for event{} among others; its twin shows event{} in its place. The right video has the background that \
+         went with event{} in training, the twin the one that went with event{}. {PLAIN} puts the twin first, {CAUSAL} the \
+         right video. There are {} such queries among {}; this is the first of them.",
         e.caption,
         e.event,
         e.instead,
