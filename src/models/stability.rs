@@ -2,14 +2,13 @@
 
 use super::perturb::{Perturbation, plain, reversed, shown};
 use super::scorer::Scorer;
-use super::tiles::Tile;
 use crate::data::TokenSource;
 use crate::data::tokens::{About, InMemory, Tokens};
 use crate::engine::backend::Backend;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Random streams of the draws; those of a kind lie 2³² apart.
 const DRAWS: u64 = 0x7374_6162_0000_0000;
@@ -42,7 +41,7 @@ impl Kind {
 /// Scores of one text with one video and with what perturbations make of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stability {
-    /// Of the video as it is, on the same way as the others.
+    /// Of the video as it is: what [`Scorer::explain`] says, to the bit.
     pub unperturbed: f32,
     /// Kinds with one score a draw.
     pub kinds: Vec<(Kind, Vec<f32>)>,
@@ -88,12 +87,12 @@ pub fn stability(
     }
     let (source, count) = (InMemory::new(About::default(), items)?.timed(seconds)?, versions.len());
     let mut scorer = Scorer::open(model, (text.0, vec![text.1]), (&source, (0..count).collect()), backend)?;
-    let mut scores = vec![0.0; count];
-    let keep = |tile: Tile| {
-        scores[tile.videos.clone()].copy_from_slice(&tile.scores[..tile.videos.len()]);
-        Ok(())
+    // One by one, on the way of an explanation: what a version scores must not depend on those beside it, to the bit.
+    let score = |i: usize| match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Stopped),
+        false => Ok(scorer.explain(0, i)?.score),
     };
-    scorer.score_all(keep, stop)?;
+    let mut scores = (0..count).map(score).collect::<Result<Vec<f32>>>()?;
     let mut rest = scores.drain(..);
     let unperturbed = rest.next().unwrap_or(f32::NAN);
     let kinds = kinds.iter().zip(counts).map(|(kind, n)| (kind.clone(), rest.by_ref().take(n).collect())).collect();

@@ -188,8 +188,8 @@ fn pair(report: Report, outcome: &Outcome, e: &Example, truth: &Made<Video, Quer
                 Figure::row("", &maps).svg(),
                 format!(
                     "{heading}: a row a word of the query, a column a frame; bright where they meet (cosine), a box at each \
-                     word's best frame. A model that has found an event meets its word in two neighbouring frames and \
-                     not before the whole background."
+                     word's best frame. A model that has found an event meets its word in two neighbouring frames; a \
+                     row that is bright in all frames has met the background."
                 ),
             )
             .figure(
