@@ -121,7 +121,7 @@ impl Figure {
             places.push((0.0, at));
             at += figure.height + GAP;
         }
-        Self::placed(title, figures, &places, (240.0, at.max(TITLE)))
+        Self::placed(title, figures, &places, (240.0, TITLE))
     }
 
     /// Figures beside each other, their upper edges in line.
