@@ -51,6 +51,9 @@ pub struct Explain {
     seed: u64,
 }
 
+/// More frames than this are counted and not listed on a terminal.
+const MOST_TOLD: usize = 24;
+
 /// An explanation with names and times.
 #[derive(Serialize)]
 pub struct Shown {
@@ -236,7 +239,11 @@ impl Shown {
         if let Some(alone) = self.background_score {
             let seconds = self.seconds.iter().zip(&self.foreground).filter(|(_, f)| **f);
             let seconds: Vec<String> = seconds.map(|(s, _)| format!("{s:.1}")).collect();
-            lines.push(format!("foreground at {} s; all other frames alone score {alone:.4}", seconds.join(", ")));
+            let told = match seconds.len() {
+                n if n > MOST_TOLD => format!("{n} of {frames} frames are foreground"),
+                _ => format!("foreground at {} s", seconds.join(", ")),
+            };
+            lines.push(format!("{told}; all other frames alone score {alone:.4}"));
         }
         if let Some(of) = &self.stability {
             lines.push(format!(

@@ -100,8 +100,8 @@ impl Shown {
 
     fn about_map(&self) -> String {
         format!(
-            "“{}” — a row a word, a column a frame: the brighter a cell, the closer the two (cosine). A box marks each \
-             word's best frame. Bars at the right: what a word weighs in its text; bars at the top: a frame's relevance.",
+            "“{}” — a row a word, a column a frame: the brighter a cell, the closer the two (cosine). A box or dot marks \
+             each word's best frame. Bars at the right: what a word weighs in its text; bars at the top: a frame's relevance.",
             self.caption
         )
     }
