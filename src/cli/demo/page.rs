@@ -139,8 +139,8 @@ fn training(report: Report, models: &[Trained]) -> Report {
         .section("Training")
         .figure(
             validation.svg(),
-            "R@1, mean of both directions, on validation videos, whose backgrounds are as in training: the curve of a model that takes the shortcut \
-             rises as well as another's. It is not here that one sees it.",
+            "R@1, mean of both directions, on validation videos, whose backgrounds are as in training: the curve of a \
+             model that takes the shortcut rises as well as another's. It is not here that one sees it.",
         )
         .figure(
             loss.svg(),
