@@ -12,6 +12,7 @@ pub mod perturb;
 pub mod plans;
 pub mod rows;
 pub mod scorer;
+pub mod stability;
 pub mod standardise;
 pub mod tiles;
 pub mod token_interaction;

@@ -4,14 +4,21 @@
 //! ever NaN; figures follow the reader's light or dark scheme, by themselves and inside the report.
 
 mod axis;
+pub mod bars;
 pub mod curves;
 pub mod heat;
 pub mod report;
+pub mod rows;
+pub mod shares;
 mod svg;
 pub mod table;
 pub mod timeline;
 
+pub use bars::Bars;
 pub use curves::Curves;
 pub use heat::Heat;
 pub use report::Report;
+pub use rows::Rows;
+pub use shares::Shares;
+pub use svg::Figure;
 pub use timeline::Timeline;

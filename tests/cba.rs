@@ -11,7 +11,9 @@ use moviola::engine::tensor::{Counts, HostTensor};
 use moviola::models::batch::{Capacity, FRAMES, TEXTS, VIDEOS, WAVES, WORDS};
 use moviola::models::cba::CbaConfig;
 use moviola::models::cba::config::{Foreground, Router, RoutingMode, Sharing, Swap, Trunk};
+use moviola::models::perturb::Perturbation;
 use moviola::models::scorer::Scorer;
+use moviola::models::stability::{Kind, stability};
 use moviola::models::{Config, build, plans};
 use moviola::random::Random;
 use moviola::train::log::{Line, Log};
@@ -274,4 +276,47 @@ fn time_reaches_the_score() {
     let slower =
         with_videos(test, |_, tokens, seconds| (tokens.data.clone(), seconds.iter().map(|s| 3.0 * s).collect()));
     assert_ne!(before, score(&slower.unwrap()));
+}
+
+#[test]
+fn a_perturbation_that_changes_nothing_changes_no_bit_of_the_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let seed = fresh_seed();
+    let [data, test] = world(dir.path(), seed);
+    let none = Perturbation { drop: None, jitter: false, speed: None };
+    let kinds: Vec<Kind> =
+        [Kind { name: "none", how: Some(none) }].into_iter().chain(Kind::of(&Perturbation::default())).collect();
+    for name in ["cba", "token-interaction", "mean-pool"] {
+        let mut config = config(16, |_| ());
+        if name != "cba" {
+            config = Config { model: name.into(), cba: None, ..config };
+        }
+        let out = dir.path().join(name);
+        train(&out, &data, &config, 1);
+        let pair = test.pairs[2];
+        let videos = (&*test.videos, vec![pair.video]);
+        let mut scorer = Scorer::open(&out, (&*test.texts, vec![pair.text]), videos, cpu()).unwrap();
+        let plain = scorer.explain(0, 0).unwrap().score;
+        let stop = AtomicBool::new(false);
+        let (video, times) = scorer.video(0).unwrap();
+        let score = |draws| {
+            let text = (&*test.texts, pair.text);
+            stability(&out, text, (&video, &times), &kinds, (draws, seed), cpu(), &stop)
+        };
+        let of = score(3).unwrap();
+        assert_eq!(of.unperturbed.to_bits(), plain.to_bits(), "{name}: {} and {plain}", of.unperturbed);
+        let counts: Vec<usize> = of.kinds.iter().map(|k| k.1.len()).collect();
+        assert_eq!(counts, [3, 3, 3, 3, 3, 1]);
+        assert!(of.kinds[0].1.iter().all(|s| s.to_bits() == plain.to_bits()), "{name}: {:?} and {plain}", of.kinds[0]);
+        // More draws begin with the fewer ones, and light perturbations do change something.
+        let more = score(5).unwrap();
+        for ((kind, few), (_, many)) in of.kinds.iter().zip(&more.kinds) {
+            assert_eq!(*few, many[..few.len()], "{name}, {}", kind.name);
+            assert!(
+                few.iter().all(|s| s.is_finite())
+                    && (["none", "reversed"].contains(&kind.name) || few.iter().any(|s| *s != plain))
+            );
+        }
+        assert!(score(1001).unwrap_err().to_string().contains("draws"));
+    }
 }

@@ -100,6 +100,86 @@ fn from_data_to_reasons() {
 }
 
 #[test]
+fn reasons_have_what_a_model_knows_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| at(&dir.path().join(name)).to_string();
+    let world = place("world");
+    let small = ["--dim", "32", "--train", "60", "--val", "4", "--test", "6"];
+    ok(&[&["data", "world", "--name", "spurious-background", "--out", &world], &small[..]].concat());
+    let titles = ["Relevance over time", "Words and frames", "Experts over time", "Shortcut meter", "Stability"];
+    // The flat parts that each model has, and the figures by their number in the list above.
+    let (tokens, all) =
+        (&["relevance", "similarity"][..], &["relevance", "similarity", "expert_gates", "foreground"][..]);
+    let models: [(&str, &[&str], &[usize]); 3] =
+        [("mean-pool", &[], &[4]), ("token-interaction", tokens, &[0, 1, 4]), ("cba", all, &[0, 1, 2, 3, 4])];
+    for (model, parts, figures) in models {
+        let out = place(model);
+        ok(&[&train(&world, &out)[..], &["--model", model, "--set", "train.epochs=1"]].concat());
+        let base = ["explain", "--model", &out, "--data", &world, "--text", "test0-text1", "--device", "cpu"];
+        let with = |tail: &[&str]| json(&[&base, tail, &["--json"]].concat());
+        let [page, picture] = ["html", "svg"].map(|end| place(&format!("{model}.{end}")));
+        let why = with(&["--out", &page, "--draws", "3", "--seed", "7"]);
+        for part in all {
+            let there = why[part].as_array().is_some_and(|values| !values.is_empty());
+            assert_eq!(there, parts.contains(part), "{model}: {part}");
+        }
+        assert_eq!(why["background_score"].is_number(), model == "cba");
+        let sum = |values: &Value| values.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).sum::<f64>();
+        if model == "cba" {
+            assert!((sum(&why["expert_shares"]) - 1.0).abs() < 1e-4, "{why}");
+            let gates: Vec<f64> = why["expert_gates"].as_array().unwrap().iter().map(|g| g.as_f64().unwrap()).collect();
+            assert!(gates.chunks(gates.len() / 12).all(|frame| (frame.iter().sum::<f64>() - 1.0).abs() < 1e-4));
+        }
+        let stable = &why["stability"];
+        assert_eq!(stable["unperturbed"], why["score"], "{model}");
+        let names = ["drop", "jitter", "speed", "all", "reversed"];
+        for (kind, name) in stable["kinds"].as_array().unwrap().iter().zip(names) {
+            let draws = if name == "reversed" { 1 } else { 3 };
+            assert_eq!((kind["name"].as_str(), kind["scores"].as_array().unwrap().len()), (Some(name), draws));
+            assert!((kind["mean"].as_f64().unwrap() * draws as f64 - sum(&kind["scores"])).abs() < 1e-5);
+            assert_eq!((kind["keeps_meaning"] == true, kind["sd"].is_number()), (draws == 3, draws == 3));
+        }
+        assert_eq!(with(&["--draws", "3", "--seed", "7"])["stability"], *stable, "{model}: a seed's draws");
+        assert_ne!(with(&["--draws", "3", "--seed", "8"])["stability"], *stable);
+        assert!(with(&["--draws", "0", "--out", &picture])["stability"].is_null());
+        let [page, picture] = [page, picture].map(|path| std::fs::read_to_string(path).unwrap());
+        for (number, title) in titles.into_iter().enumerate() {
+            let there = figures.contains(&number);
+            assert_eq!(page.contains(title), there, "{model}: {title}");
+            assert_eq!(picture.contains(title), there && number < 4, "{model}: {title}");
+        }
+        assert!(picture.starts_with("<svg") && page.matches("<style").count() == 1 + figures.len());
+        assert!(refused(&[&base[..], &["--draws", "1001"]].concat()).contains("draws"));
+    }
+}
+
+#[test]
+fn the_demo_goes_from_a_world_to_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("demo");
+    let demo = ["demo", "--quick", "--seed", "3", "--device", "cpu", "--out", at(&out)];
+    let told = json(&[&demo[..], &["--json", "--quiet"]].concat());
+    let models = told["models"].as_array().unwrap();
+    assert_eq!(models.len(), 3);
+    for (model, name) in models.iter().zip(["mean-pool", "token-interaction", "cba"]) {
+        assert_eq!(model["model"], name);
+        for (test, which) in model["tests"].as_array().unwrap().iter().zip(["id", "decor", "adv"]) {
+            assert_eq!((&test["test"], &test["protocol"]["texts"]), (&which.into(), &24.into()));
+            for way in ["t2v", "v2t"] {
+                assert!((0.0..=100.0).contains(&test[way]["R@1"].as_f64().unwrap()));
+            }
+        }
+        ok(&["eval", "retrieval", "--model", at(&out.join(name)), "--data", at(&out.join("world/tests/adv"))]);
+    }
+    assert_eq!(told["example"].is_object(), told["examples"].as_u64().unwrap() > 0);
+    let page = std::fs::read_to_string(told["report"].as_str().unwrap()).unwrap();
+    for part in ["spurious", "Who puts the right one first", "Validation", "One query", "ties: expected; 24 texts"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(refused(&demo).contains("exists"));
+}
+
+#[test]
 fn worlds_come_by_name_with_any_parameter() {
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str| at(&dir.path().join(name)).to_string();

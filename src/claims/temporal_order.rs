@@ -11,7 +11,7 @@ use crate::data::worlds::temporal_order::Query;
 use crate::data::worlds::{Made, TemporalOrder};
 use crate::error::Result;
 use crate::models::cba::config::Temporal;
-use crate::models::perturb::{Perturbation, Sample};
+use crate::models::perturb::{Perturbation, shown};
 use crate::random::Random;
 
 pub struct TemporalOrderClaim;
@@ -148,12 +148,7 @@ impl Claim for TemporalOrderClaim {
 /// Every video perturbed on its own.
 fn perturb(data: Dataset, how: &Perturbation, random: Random) -> Result<Dataset> {
     with_videos(data, |v, tokens, seconds| {
-        let samples = how.sample(seconds, Random::new(random.bits(v as u64), PERTURBED));
-        let row = |frame: u32| &tokens.data[frame as usize * tokens.dim..][..tokens.dim];
-        let mix = |s: &Sample| -> Vec<f32> {
-            row(s.first).iter().zip(row(s.second)).map(|(a, b)| a + s.weight * (b - a)).collect()
-        };
-        (samples.iter().flat_map(mix).collect(), samples.iter().map(|s| s.time).collect())
+        shown(&how.sample(seconds, Random::new(random.bits(v as u64), PERTURBED)), tokens)
     })
 }
 

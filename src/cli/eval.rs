@@ -211,7 +211,7 @@ impl RetrievalArgs {
 }
 
 /// All scores in memory, for what needs them all at once.
-fn whole_matrix(scorer: &mut Scorer, texts: usize, videos: usize) -> Result<Matrix> {
+pub fn whole_matrix(scorer: &mut Scorer, texts: usize, videos: usize) -> Result<Matrix> {
     let needed = (texts as u64).saturating_mul(videos as u64).saturating_mul(4);
     if needed > MEMORY_LIMIT {
         return Err(Error::Memory {

@@ -1,22 +1,30 @@
-//! `explain`: why a text and a video score as they do, as a token × frame map.
+//! `explain`: why a text and a video score as they do: which words meet which frames, what of it is the background's,
+//! and how far the score moves when the video is shown a little otherwise.
+
+pub mod figures;
 
 use super::split::{DataArgs, split};
-use super::{Common, device, output};
+use super::{Common, STOP, device, output};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::eval::file;
+use crate::eval::{file, mean_sd};
+use crate::models::perturb::Perturbation;
 use crate::models::scorer::{Explanation, Scorer};
-use crate::picture::{Heat, Report};
+use crate::models::stability::{Kind, Stability, stability};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Show which words of a text meet which frames of a video.
+/// Show why a text and a video score as they do.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   moviola explain --model run --data world --text video576#0 --out why.html
-  moviola explain --model run --data world --text video576#0 --video video577 --out map.svg")]
+  moviola explain --model run --data world --text video576#0 --video video577 --out why.svg
+  moviola explain --model run --data world --text video576#0 --draws 64 --json
+
+The picture has what the model knows: relevance over time, the token × frame map, shares of experts, the score of the
+background alone, and the scores of the video with frames dropped, jittered, at another speed, and in reverse.")]
 pub struct Explain {
     /// Model folder.
     #[arg(long, value_name = "DIR")]
@@ -35,7 +43,16 @@ pub struct Explain {
     /// Where the picture goes: .svg, or .html for a page.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Perturbed versions of the video that are scored, of each kind; 0 for none.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    draws: usize,
+    /// What perturbations are drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
+
+/// More frames than this are counted and not listed on a terminal.
+const MOST_TOLD: usize = 24;
 
 /// An explanation with names and times.
 #[derive(Serialize)]
@@ -43,10 +60,11 @@ pub struct Shown {
     text: String,
     video: String,
     caption: String,
-    score: f32,
+    model: String,
+    pub score: f32,
     device: String,
     /// Seconds of each frame.
-    seconds: Vec<f32>,
+    pub seconds: Vec<f32>,
     words: Vec<String>,
     word_weights: Vec<f32>,
     relevance: Vec<f32>,
@@ -62,7 +80,52 @@ pub struct Shown {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     foreground: Vec<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    background_score: Option<f32>,
+    pub background_score: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stability: Option<Stable>,
+}
+
+/// Scores of the video under perturbations.
+#[derive(Serialize)]
+struct Stable {
+    unperturbed: f32,
+    draws: usize,
+    seed: u64,
+    /// All kinds together.
+    #[serde(skip)]
+    how: Perturbation,
+    kinds: Vec<StableKind>,
+}
+
+#[derive(Serialize)]
+struct StableKind {
+    name: &'static str,
+    /// Whether the video still shows what its text says; a reversed one may not.
+    keeps_meaning: bool,
+    /// One a draw.
+    scores: Vec<f32>,
+    mean: f64,
+    /// Divided by n − 1; absent for a single score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sd: Option<f64>,
+}
+
+impl Stable {
+    fn new(of: Stability, how: Perturbation, (draws, seed): (usize, u64)) -> Stable {
+        let kind = |(kind, scores): (Kind, Vec<f32>)| {
+            let values: Vec<f64> = scores.iter().map(|s| f64::from(*s)).collect();
+            let told = mean_sd(&values)?;
+            Some(StableKind {
+                name: kind.name,
+                keeps_meaning: kind.how.is_some(),
+                scores,
+                mean: told.mean,
+                sd: told.sd,
+            })
+        };
+        let kinds = of.kinds.into_iter().filter_map(kind).collect();
+        Stable { unperturbed: of.unperturbed, draws, seed, how, kinds }
+    }
 }
 
 impl Explain {
@@ -86,12 +149,20 @@ impl Explain {
         let caption = data.caption(pair).to_string();
         let mut scorer =
             Scorer::open(&self.model, (&*data.texts, vec![pair.text]), (&*data.videos, vec![video]), backend)?;
-        let shown = explain(&mut scorer, &data, (0, pair.text), (0, video), &caption)?;
+        let mut shown = explain(&mut scorer, &data, (0, pair.text), (0, video), &caption)?;
+        if self.draws > 0 {
+            let (tokens, times) = scorer.video(0)?;
+            drop(scorer);
+            let backend = device::open(&Common { quiet: true, ..common.clone() })?;
+            let how = Perturbation::default();
+            let (text, kinds) = ((&*data.texts, pair.text), Kind::of(&how));
+            let drawn = (self.draws, self.seed);
+            let of = stability(&self.model, text, (&tokens, &times), &kinds, drawn, backend, &STOP)?;
+            shown.stability = Some(Stable::new(of, how, drawn));
+        }
         if let Some(out) = &self.out {
-            let html = out.extension().is_some_and(|e| e == "html");
-            if html {
-                let title = format!("{} and {}", shown.text, shown.video);
-                Report::new(title).figure(shown.svg()?, shown.note()).write(out)?;
+            if out.extension().is_some_and(|e| e == "html") {
+                shown.report()?.write(out)?;
             } else {
                 file::replace(out, shown.svg()?.as_bytes())?;
             }
@@ -122,6 +193,7 @@ pub fn explain(
         text: data.texts.ids()[text.1].clone(),
         video: data.videos.ids()[video.1].clone(),
         caption: caption.into(),
+        model: scorer.config().model.clone(),
         score: e.score,
         device: scorer.device(),
         seconds,
@@ -133,6 +205,7 @@ pub fn explain(
         background_score: e.background_score,
         word_weights: e.word_weights,
         relevance: e.relevance,
+        stability: None,
     })
 }
 
@@ -146,25 +219,6 @@ fn labels(caption: &str, tokens: usize) -> Vec<String> {
 }
 
 impl Shown {
-    /// The token × frame map.
-    pub fn svg(&self) -> Result<String> {
-        if self.similarity.is_empty() {
-            let fix = "use a model with token scores, e.g. token-interaction";
-            return Err(Error::config("--model", "this model has no token scores to draw", fix));
-        }
-        let title = format!("{} · {} · score {:.3}", self.text, self.video, self.score);
-        let heat = Heat::new(title, "cosine", &self.words, &self.seconds, &self.similarity)?;
-        Ok(heat.word_weights(&self.word_weights)?.frame_relevance(&self.relevance)?.svg())
-    }
-
-    pub fn note(&self) -> String {
-        format!(
-            "“{}” — cosine of every word and frame token; right: the word's weight in its text; top: the frame's \
-             relevance to the text.",
-            self.caption
-        )
-    }
-
     fn told(&self) -> String {
         let mut lines = vec![format!("{} · {} · score {:.4} · {}", self.text, self.video, self.score, self.device)];
         lines.push(self.caption.clone());
@@ -185,7 +239,21 @@ impl Shown {
         if let Some(alone) = self.background_score {
             let seconds = self.seconds.iter().zip(&self.foreground).filter(|(_, f)| **f);
             let seconds: Vec<String> = seconds.map(|(s, _)| format!("{s:.1}")).collect();
-            lines.push(format!("foreground at {} s; all other frames alone score {alone:.4}", seconds.join(", ")));
+            let told = match seconds.len() {
+                n if n > MOST_TOLD => format!("{n} of {frames} frames are foreground"),
+                _ => format!("foreground at {} s", seconds.join(", ")),
+            };
+            lines.push(format!("{told}; all other frames alone score {alone:.4}"));
+        }
+        if let Some(of) = &self.stability {
+            lines.push(format!(
+                "stability ({} draws a kind, seed {}): unperturbed {:.4}",
+                of.draws, of.seed, of.unperturbed
+            ));
+            for kind in &of.kinds {
+                let sd = kind.sd.map_or(String::new(), |sd| format!(" ± {sd:.4}"));
+                lines.push(format!("  {:<16} {:.4}{sd}", kind.name, kind.mean));
+            }
         }
         lines.join("\n")
     }

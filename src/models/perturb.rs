@@ -6,6 +6,7 @@
 
 use std::ops::RangeInclusive;
 
+use crate::data::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::random::Random;
 
@@ -98,6 +99,20 @@ pub fn reversed(times: &[f32]) -> Vec<Sample> {
 /// The video as it is.
 pub fn plain(times: &[f32]) -> Vec<Sample> {
     (0..).zip(times).map(|(t, time)| whole(t, *time)).collect()
+}
+
+/// What the samples of a video `[T, D]` show, `[samples, D]`, and when, in seconds `[samples]`.
+pub fn shown(samples: &[Sample], video: &Tokens) -> (Vec<f32>, Vec<f32>) {
+    let row = |frame: u32| video.row(frame as usize);
+    let mut rows = Vec::with_capacity(samples.len() * video.dim);
+    for s in samples {
+        // A whole frame goes through as it is, to the bit.
+        match s.weight == 0.0 {
+            true => rows.extend_from_slice(row(s.first)),
+            false => rows.extend(row(s.first).iter().zip(row(s.second)).map(|(a, b)| a + s.weight * (b - a))),
+        }
+    }
+    (rows, samples.iter().map(|s| s.time).collect())
 }
 
 fn whole(frame: usize, time: f32) -> Sample {
@@ -319,6 +334,15 @@ mod tests {
         assert_eq!(samples.iter().map(|s| s.first).collect::<Vec<_>>(), [2, 1, 0]);
         assert_eq!(samples.iter().map(|s| s.time).collect::<Vec<_>>(), times);
         assert!(reversed(&[]).is_empty());
+    }
+
+    #[test]
+    fn rows_are_shown_whole_or_mixed() {
+        let video = Tokens { rows: 2, dim: 2, data: vec![1.0, -0.0, 3.0, 4.0] };
+        let (rows, times) = shown(&plain(&[0.5, 1.5]), &video);
+        assert!(rows.iter().zip(&video.data).all(|(a, b)| a.to_bits() == b.to_bits()) && times == [0.5, 1.5]);
+        let mixed = [Sample { first: 0, second: 1, weight: 0.25, time: 2.0 }];
+        assert_eq!(shown(&mixed, &video), (vec![1.5, 1.0], vec![2.0]));
     }
 
     #[test]

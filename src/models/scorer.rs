@@ -5,6 +5,7 @@ use super::rows::{TextRows, VideoRows};
 use super::tiles::{self, Side, Tile, Tiler};
 use super::{Config, Model, folder, plans};
 use crate::data::TokenSource;
+use crate::data::tokens::Tokens;
 use crate::engine::backend::Backend;
 use crate::engine::fuse::fuse;
 use crate::engine::scheduler::executor::Executor;
@@ -71,6 +72,17 @@ impl<'a> Scorer<'a> {
     /// The frame of the file that column `r` of an explanation shows.
     pub fn frame(&self, video: usize, r: usize) -> usize {
         self.videos.frame(self.video_items[video], r)
+    }
+
+    /// The rows of video `video` as the model takes them, `[T, D]`, and the times that it sees, `[T]`: seconds, or numbers
+    /// of frames where the source knows none.
+    pub fn video(&self, video: usize) -> Result<(Tokens, Vec<f32>)> {
+        let item = self.video_items[video];
+        let (rows, dim) = (self.videos.rows(item), self.videos.dim());
+        let (mut data, mut times) = (vec![0.0; rows * dim], vec![0.0; rows]);
+        self.videos.write(item, &mut data)?;
+        self.videos.places(item, &mut times);
+        Ok((Tokens { rows, dim, data }, times))
     }
 
     /// Visits the scores of all pairs, tile by tile.

@@ -139,6 +139,29 @@ pub fn extent(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
+/// What of the time axis belongs to each frame: from half the way to the one before to half the way to the one after;
+/// outermost frames reach as far out as in. A single frame gets a second.
+pub fn cells(times: &[f64]) -> Vec<(f64, f64)> {
+    let gap = |i: usize| match (times.get(i), times.get(i + 1)) {
+        (Some(a), Some(b)) => (b - a) / 2.0,
+        _ => f64::NAN,
+    };
+    let or = |gap: f64, other: f64| {
+        if !gap.is_nan() {
+            gap
+        } else if !other.is_nan() {
+            other
+        } else {
+            0.5
+        }
+    };
+    let cell = |(i, at): (usize, &f64)| {
+        let (before, after) = (i.checked_sub(1).map_or(f64::NAN, gap), gap(i));
+        (at - or(before, after), at + or(after, before))
+    };
+    times.iter().enumerate().map(cell).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,5 +204,12 @@ mod tests {
             assert_eq!(label(value), text);
         }
         assert_eq!(label(f64::NAN), "–");
+    }
+
+    #[test]
+    fn cells_meet_half_way() {
+        assert_eq!(cells(&[0.0, 1.0, 4.0]), [(-0.5, 0.5), (0.5, 2.5), (2.5, 5.5)]);
+        assert_eq!((cells(&[3.0]), cells(&[])), (vec![(2.5, 3.5)], vec![]));
+        assert_eq!(cells(&[2.0, 2.0]), [(2.0, 2.0), (2.0, 2.0)]);
     }
 }

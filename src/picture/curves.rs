@@ -1,7 +1,7 @@
 //! Curves over steps or epochs: losses, learning rates, metrics.
 
 use super::axis::{Scale, Spacing, extent, label};
-use super::svg::{COLOURS, clean, figure, fitted, px, width_of};
+use super::svg::{COLOURS, Figure, LEGEND_LINE, clean, fitted, px, width_of};
 use maud::{Markup, html};
 
 /// More points than pixels say nothing; beyond this a series is thinned, keeping its extremes.
@@ -10,10 +10,9 @@ const MOST_POINTS: usize = 1600;
 const DENSE: usize = 400;
 /// How many values on either side the smoothing averages.
 const REACH: usize = 20;
-const LEFT: f64 = 72.0;
-const RIGHT: f64 = 20.0;
-const BOTTOM: f64 = 52.0;
-const LEGEND_LINE: f64 = 20.0;
+pub(super) const LEFT: f64 = 72.0;
+pub(super) const RIGHT: f64 = 20.0;
+pub(super) const BOTTOM: f64 = 52.0;
 
 struct Series {
     name: String,
@@ -88,6 +87,10 @@ impl Curves {
 
     /// The figure as an SVG document.
     pub fn svg(&self) -> String {
+        self.figure().svg()
+    }
+
+    pub fn figure(&self) -> Figure {
         let (width, height) = self.size;
         let legend = self.legend();
         let top = 44.0 + LEGEND_LINE * legend.len() as f64 + if legend.is_empty() { 0.0 } else { 6.0 };
@@ -117,7 +120,7 @@ impl Curves {
                     text-anchor="middle" font-size="13" { "no data" }
             }
         };
-        figure(width, height, &self.title, body)
+        Figure::new(width, height, &self.title, body)
     }
 
     /// Legend entries with their left edges, broken into lines. One series needs no legend.

@@ -1,7 +1,7 @@
 //! The token × frame map: how similar each word is to each frame, with what each word weighs and each frame gives.
 
 use super::axis::{Scale, Spacing, extent, label};
-use super::svg::{clean, figure, fitted, px, width_of};
+use super::svg::{Figure, clean, fitted, px, width_of};
 use crate::error::{Error, Result};
 use maud::{Markup, PreEscaped, html};
 use std::fmt::Write as _;
@@ -39,6 +39,7 @@ pub struct Heat<'a> {
     scores: &'a [f32],
     word_weights: Option<&'a [f32]>,
     frame_relevance: Option<&'a [f32]>,
+    widest: f64,
 }
 
 /// Where things lie, in pixels.
@@ -81,7 +82,7 @@ impl<'a> Heat<'a> {
             ));
         }
         let (title, quantity) = (title.into(), quantity.into());
-        Ok(Heat { title, quantity, words, seconds, scores, word_weights: None, frame_relevance: None })
+        Ok(Heat { title, quantity, words, seconds, scores, word_weights: None, frame_relevance: None, widest: 640.0 })
     }
 
     /// One weight a word, drawn as bars at the right.
@@ -102,8 +103,18 @@ impl<'a> Heat<'a> {
         Ok(self)
     }
 
+    /// Pixels that all frames take together, where there are few of them; 640 when left out.
+    pub fn columns(mut self, widest: f64) -> Self {
+        self.widest = widest.clamp(100.0, 10_000.0);
+        self
+    }
+
     /// The figure as an SVG document.
     pub fn svg(&self) -> String {
+        self.figure().svg()
+    }
+
+    pub fn figure(&self) -> Figure {
         let at = self.layout();
         let values = extent(self.scores.iter().map(|&s| f64::from(s)));
         let scale = Scale::new(Spacing::Linear, values.unwrap_or((f64::NAN, f64::NAN)), (0.0, 1.0));
@@ -121,12 +132,12 @@ impl<'a> Heat<'a> {
                 (self.hints(&at))
             }
         };
-        figure(at.width, at.height, &self.title, body)
+        Figure::new(at.width, at.height, &self.title, body)
     }
 
     fn layout(&self) -> Layout {
         let (words, frames) = (self.words.len().max(1) as f64, self.seconds.len().max(1) as f64);
-        let cell = ((640.0 / frames).clamp(2.4, 34.0), (500.0 / words).clamp(5.0, 24.0));
+        let cell = ((self.widest / frames).clamp(2.4, 34.0), (500.0 / words).clamp(5.0, 24.0));
         let longest = self.words.iter().map(|w| width_of(w, font(cell.1))).fold(0.0, f64::max);
         let left = longest.clamp(36.0, 150.0) + 24.0;
         let top = TOP + if self.frame_relevance.is_some() { STRIP + 8.0 } else { 0.0 };
@@ -334,7 +345,7 @@ fn colour_bar(at: &Layout, scale: &Scale, quantity: &str) -> Markup {
                     y=(px(base - step * (level + 1) as f64)) height=(px(step + 0.5)) {}
             }
         }
-        @for (value, y) in values.ticks((high / 40.0) as usize).into_iter().filter_map(|v| Some((v, values.at(v)?))) {
+        @for (value, y) in values.ticks(((high / 40.0) as usize).max(4)).into_iter().filter_map(|v| Some((v, values.at(v)?))) {
             text class="soft" x=(px(left + 16.0)) y=(px(y + 3.5)) font-size="10.5" { (label(value)) }
         }
         text class="soft" x=(px(left - 6.0)) y=(px((at.top + base) / 2.0)) text-anchor="middle" font-size="10.5"

@@ -66,31 +66,147 @@ pub fn style() -> String {
     format!(
         ".mv text{{font-family:{FONT};fill:#1f2328}}.mv .soft{{fill:#59636e}}.mv .bg{{fill:#ffffff}}\
          .mv .grid{{stroke:#e4e7eb;stroke-width:1}}.mv .axis{{stroke:#8c959f;stroke-width:1}}\
-         .mv .none{{fill:#d0d7de}}.mv .mark{{fill:none;stroke:#ffffff;stroke-width:1.6}}\
+         .mv .whisker{{stroke:#1f2328;stroke-width:1.2}}.mv .none{{fill:#d0d7de}}.mv .mark{{fill:none;stroke:#ffffff;stroke-width:1.6}}\
          .mv .halo{{fill:none;stroke:#1f2328;stroke-width:2.8}}.mv .line{{fill:none;stroke-width:1.8;\
          stroke-linejoin:round;stroke-linecap:round}}.mv .trace{{fill:none;stroke-width:1}}.mv .on{{fill:#ffffff}}{light}\
          @media (prefers-color-scheme:dark){{.mv text{{fill:#e6e9ed}}.mv .soft{{fill:#9aa4af}}.mv .bg{{fill:#16191d}}\
-         .mv .grid{{stroke:#2b3138}}.mv .axis{{stroke:#69737d}}.mv .none{{fill:#3a4149}}\
+         .mv .grid{{stroke:#2b3138}}.mv .axis{{stroke:#69737d}}.mv .whisker{{stroke:#e6e9ed}}.mv .none{{fill:#3a4149}}\
          .mv .on{{fill:#0e1013}}{dark}}}"
     )
 }
 
-/// A figure of `width` × `height` pixels with a title, its own background and its own style.
-pub fn figure(width: f64, height: f64, title: &str, body: Markup) -> String {
-    let title = clean(title);
-    html! {
-        svg xmlns="http://www.w3.org/2000/svg" class="mv" role="img" aria-label=(title)
-            viewBox=(format!("0 0 {} {}", px(width), px(height))) width=(px(width)) height=(px(height)) {
-            // The style holds no `<` or `&`, and its quotes must stay as they are.
-            style { (PreEscaped(style())) }
-            rect class="bg" x="0" y="0" width=(px(width)) height=(px(height)) {}
-            @if !title.is_empty() {
-                text x="16" y="26" font-size="15" font-weight="600" { (fitted(&title, width - 32.0, 15.0)) }
+/// A picture with a title: a document by itself, or a part of one.
+pub struct Figure {
+    width: f64,
+    height: f64,
+    title: String,
+    body: Markup,
+}
+
+impl Figure {
+    /// `body` is drawn on `width` × `height` pixels, of which the title takes the upper 36.
+    pub(super) fn new(width: f64, height: f64, title: &str, body: Markup) -> Figure {
+        Figure { width, height, title: clean(title), body }
+    }
+
+    /// A document with its own background and its own style.
+    pub fn svg(&self) -> String {
+        html! {
+            svg xmlns="http://www.w3.org/2000/svg" class="mv" role="img" aria-label=(self.title)
+                viewBox=(format!("0 0 {} {}", px(self.width), px(self.height))) width=(px(self.width))
+                height=(px(self.height)) {
+                // The style holds no `<` or `&`, and its quotes must stay as they are.
+                style { (PreEscaped(style())) }
+                (self.inner())
             }
-            (body)
+        }
+        .into_string()
+    }
+
+    fn inner(&self) -> Markup {
+        html! {
+            rect class="bg" x="0" y="0" width=(px(self.width)) height=(px(self.height)) {}
+            @if !self.title.is_empty() {
+                text x="16" y="26" font-size="15" font-weight="600" { (fitted(&self.title, self.width - 32.0, 15.0)) }
+            }
+            (self.body)
         }
     }
-    .into_string()
+
+    /// Figures below each other; an empty title takes no room.
+    pub fn column(title: &str, figures: &[Figure]) -> Figure {
+        let mut at = if title.is_empty() { 0.0 } else { TITLE };
+        let mut places = vec![];
+        for figure in figures {
+            places.push((0.0, at));
+            at += figure.height + GAP;
+        }
+        Self::placed(title, figures, &places, (240.0, TITLE))
+    }
+
+    /// Figures beside each other, their upper edges in line.
+    pub fn row(title: &str, figures: &[Figure]) -> Figure {
+        let top = if title.is_empty() { 0.0 } else { TITLE };
+        let mut at = 0.0;
+        let mut places = vec![];
+        for figure in figures {
+            places.push((at, top));
+            at += figure.width + GAP;
+        }
+        Self::placed(title, figures, &places, (240.0, TITLE))
+    }
+
+    fn placed(title: &str, figures: &[Figure], places: &[(f64, f64)], least: (f64, f64)) -> Figure {
+        let ends = figures.iter().zip(places).map(|(f, (x, y))| (x + f.width, y + f.height));
+        let (width, height) = ends.fold(least, |most, end| (most.0.max(end.0), most.1.max(end.1)));
+        let body = html! {
+            @for (figure, (x, y)) in figures.iter().zip(places) {
+                svg x=(px(*x)) y=(px(*y)) width=(px(figure.width)) height=(px(figure.height)) { (figure.inner()) }
+            }
+        };
+        Figure::new(width, height, title, body)
+    }
+}
+
+/// Height of a title, and pixels between figures.
+const TITLE: f64 = 40.0;
+const GAP: f64 = 10.0;
+
+/// How entries of a legend are laid out: names with the class that fills their squares, broken into lines.
+pub(super) struct Legend {
+    lines: Vec<Vec<(f64, String, usize)>>,
+}
+
+/// Height of a line of a legend.
+pub(super) const LEGEND_LINE: f64 = 20.0;
+
+impl Legend {
+    /// Names and the numbers of their colours, as wide as the figure.
+    pub fn new(entries: impl IntoIterator<Item = (String, usize)>, width: f64) -> Legend {
+        let mut lines: Vec<Vec<(f64, String, usize)>> = Vec::new();
+        let mut left = f64::INFINITY;
+        for (name, colour) in entries {
+            let name = fitted(&name, 240.0, 12.0);
+            let wide = 36.0 + width_of(&name, 12.0);
+            if left + wide > width - 20.0 {
+                lines.push(Vec::new());
+                left = 16.0;
+            }
+            if let Some(line) = lines.last_mut() {
+                line.push((left, name, colour));
+            }
+            left += wide;
+        }
+        Legend { lines }
+    }
+
+    pub fn height(&self) -> f64 {
+        if self.lines.is_empty() { 0.0 } else { LEGEND_LINE * self.lines.len() as f64 + 6.0 }
+    }
+
+    /// Drawn below the title.
+    pub fn draw(&self) -> Markup {
+        html! {
+            @for (number, line) in self.lines.iter().enumerate() {
+                @let y = 48.0 + LEGEND_LINE * number as f64;
+                @for (x, name, colour) in line {
+                    rect class=(fill(*colour)) fill-opacity=(shade(*colour)) x=(px(*x)) y=(px(y - 10.0)) width="12"
+                        height="12" rx="2" {}
+                    text x=(px(x + 18.0)) y=(px(y)) font-size="12" { (name) }
+                }
+            }
+        }
+    }
+}
+
+/// The class that fills with a series' colour.
+pub(super) fn fill(colour: usize) -> String {
+    format!("f{}", colour % COLOURS)
+}
+
+/// Opacity of a series' colour: colours that come again come fainter.
+pub(super) fn shade(colour: usize) -> &'static str {
+    ["1", "0.6", "0.35"].get(colour / COLOURS).copied().unwrap_or("0.25")
 }
 
 #[cfg(test)]
@@ -165,9 +281,23 @@ mod tests {
 
     #[test]
     fn titles_are_escaped_and_cleaned() {
-        let svg = figure(200.0, 100.0, "a<b & \"c\"\u{0}\u{1b}", html! {});
+        let svg = Figure::new(200.0, 100.0, "a<b & \"c\"\u{0}\u{1b}", html! {}).svg();
         let text = check::well_formed(&svg);
         assert!(text.contains("a&lt;b &amp; "), "{text}");
         assert_eq!(fitted("abcdefghij", 5.5 * 10.0 * ADVANCE, 10.0), "abcd…");
+    }
+
+    #[test]
+    fn figures_stand_below_and_beside_each_other() {
+        let part = |w, h, t: &str| Figure::new(w, h, t, html! { circle cx="5" cy="50" r="2" {} });
+        let both = [part(300.0, 100.0, "<a>"), part(200.0, 150.0, "b")];
+        let (column, row) = (Figure::column("all", &both), Figure::row("", &both));
+        assert_eq!((column.width, column.height), (300.0, 40.0 + 100.0 + GAP + 150.0));
+        assert_eq!((row.width, row.height), (300.0 + GAP + 200.0, 150.0));
+        for figure in [column, row, Figure::column("", &[]), Figure::row("none", &[])] {
+            let svg = figure.svg();
+            check::well_formed(&svg);
+            assert_eq!(svg.matches("<style").count(), 1);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The table of the field, for a page and for a terminal.
 
+use super::svg::clean;
 use crate::eval::{Metrics, Retrieval};
 use comfy_table::{Cell, CellAlignment, Table};
 use maud::{Markup, html};
@@ -77,6 +78,18 @@ pub fn terminal(result: &Retrieval) -> String {
     format!("{table}\n{}", result.protocol)
 }
 
+/// Any table as HTML: names, of several lines perhaps, then rows of cells.
+pub fn plain(head: &[&str], rows: &[Vec<String>]) -> Markup {
+    html! {
+        table {
+            thead { tr { @for name in head {
+                th { @for (i, line) in name.lines().enumerate() { @if i > 0 { br; } (clean(line)) } }
+            } } }
+            tbody { @for row in rows { tr { @for cell in row { td { (clean(cell)) } } } } }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +120,8 @@ mod tests {
         assert_eq!((markup.matches("<tr").count(), markup.matches("<td").count()), (5, 4 * 8));
         let only = html(&result(Setting { tie_rule: TieRule::Clip4clip, ..Setting::new("cpu") })).into_string();
         assert_eq!(only.matches("<tr").count(), 3);
+        let any = plain(&["model", "a\n<R>"], &[vec!["a & b".into(), "1".into()]]).into_string();
+        let text = well_formed(&any);
+        assert!(text.contains("&lt;R&gt;") && text.contains("a &amp; b"), "{text}");
     }
 }
