@@ -193,7 +193,7 @@ impl GradientTile<'_> {
         let mixed = std::mem::take(&mut self.d.mixed);
         let dots = if router.is_there() {
             let to_stride = pad(self.sizes.max_words);
-            router.mix((self.block, stride), (mixed, to_stride), frames.clone(), words.clone(), &self.gates);
+            router.mix(s, (self.block, stride), (mixed, to_stride), (frames.clone(), words.clone()), &self.gates);
             Dots::new(mixed, to_stride, 0..frames.len(), 0..words.len())
         } else {
             Dots::new(self.block, stride, frames.clone(), words.clone())
@@ -211,7 +211,7 @@ impl GradientTile<'_> {
             let (dwords, dsentence) = (&self.d.g[t * width..][..count], self.d.dsentence[t]);
             if router.is_there() {
                 let at = (row, words.start);
-                router.unmix((self.block, self.g, stride), (dwords, dsentence), at, &mut self.gates);
+                router.unmix(s, (self.block, self.g, stride), (dwords, dsentence), at, &mut self.gates);
                 self.dgates.bias[row] += shape.relevance_tau * dsentence;
             } else {
                 let target = &mut self.g[row * stride + words.start..][..count + 1];
