@@ -25,7 +25,7 @@
 
 use super::super::lanes::{exp, sum};
 use super::pool::Dots;
-use super::{FLOOR, Shape};
+use super::{FLOOR, LANES, Shape};
 use crate::engine::op::interact::{EXCLUDED, LEAST_NORM};
 use pulp::Simd;
 use std::ops::Range;
@@ -67,6 +67,13 @@ pub struct GateGradients<'a> {
     pub gram: &'a mut [f32],
     /// `[rows of words, experts]`: a text's gradient stands at its first row.
     pub texts: &'a mut [f32],
+}
+
+impl GateGradients<'_> {
+    pub fn clear(&mut self) {
+        let GateGradients { bias, logits, gram, texts } = self;
+        [bias, logits, gram, texts].into_iter().for_each(|x| x.fill(0.0));
+    }
 }
 
 impl<'a> Router<'a> {
@@ -222,7 +229,8 @@ impl<'a> Router<'a> {
         }
     }
 
-    /// The same of some frames into rows of their own, `to_stride` apart.
+    /// The same of some frames into rows of their own, `to_stride` apart: the words, zeros up to a whole number of
+    /// vectors, and the sentence in the row's last vector.
     #[inline(always)]
     pub fn mix<S: Simd>(
         &self,
@@ -232,16 +240,29 @@ impl<'a> Router<'a> {
         (frames, words): (Range<usize>, Range<usize>),
         gates: &GateBuffers,
     ) {
+        let count = words.len() - 1;
+        let lanes: [u32; LANES] = std::array::from_fn(|i| i as u32);
+        let lanes = S::as_simd_u32s(&lanes[..S::F32_LANES]).0[0];
         for (t, to) in frames.zip(mixed.chunks_exact_mut(to_stride)) {
             let rows = &block[t * self.slots * stride..][..self.slots * stride];
-            for (part, to) in parts::<S>(words.clone()).zip(to.chunks_mut(S::F32_LANES)) {
-                let sum = self.mixed(s, (rows, stride), part.clone(), t, gates);
-                store(s, &mut to[..part.len()], sum);
+            for part in parts::<S>(words.start..words.start + count) {
+                // Whole vectors are read, of which only this text's words are kept.
+                let at = part.start..part.start + S::F32_LANES;
+                let sum = self.mixed(s, (rows, stride), at, t, gates);
+                let here = s.less_than_u32s(lanes, s.splat_u32s(part.len() as u32));
+                let to = &mut to[part.start - words.start..][..S::F32_LANES];
+                store(s, to, s.select_f32s(here, sum, s.splat_f32s(0.0)));
             }
+            let of_sentence = |slot: usize| rows[slot * stride + words.start + count];
+            let mut sum = of_sentence(0) * gates.weights[t];
+            for slot in 1..self.slots {
+                sum = gates.weights[slot * gates.columns + t].mul_add(of_sentence(slot), sum);
+            }
+            to[to_stride - LANES] = sum;
         }
     }
 
-    /// One vector of a frame's mixed dot products.
+    /// One vector of a frame's mixed dot products; 0 beyond the rows.
     #[inline(always)]
     fn mixed<S: Simd>(
         &self,
@@ -251,10 +272,15 @@ impl<'a> Router<'a> {
         t: usize,
         gates: &GateBuffers,
     ) -> S::f32s {
-        let mut sum = s.mul_f32s(load(s, &rows[part.clone()]), s.splat_f32s(gates.weights[t]));
+        let x = |slot: usize| {
+            let at = slot * stride + part.start;
+            let end = (slot * stride + part.end).min(rows.len());
+            load(s, &rows[at..end])
+        };
+        let mut sum = s.mul_f32s(x(0), s.splat_f32s(gates.weights[t]));
         for slot in 1..self.slots {
-            let (x, weight) = (&rows[slot * stride..][part.clone()], gates.weights[slot * gates.columns + t]);
-            sum = s.mul_add_e_f32s(s.splat_f32s(weight), load(s, x), sum);
+            let weight = gates.weights[slot * gates.columns + t];
+            sum = s.mul_add_e_f32s(s.splat_f32s(weight), x(slot), sum);
         }
         sum
     }
