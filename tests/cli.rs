@@ -298,6 +298,40 @@ fn plans_stay_close_to_their_lower_bound() {
 }
 
 #[test]
+fn a_step_is_dumped_with_every_input_of_its_losses() {
+    let dir = tempfile::tempdir().unwrap();
+    let step = ["bench", "step", "--device", "cpu", "--json", "--steps", "2", "--batch", "6", "--words", "4"];
+    let sizes = ["--frames", "5", "--dim", "16", "--ragged", "--model", "cba", "--set", "trunk.layers=1"];
+    let out = dir.path().join("dump");
+    let args = |more: &[&'static str]| [&step[..], &sizes, &["--dump", at(&out)], more].concat().join("\n");
+    for (more, names) in [
+        (&[][..], &["words", "frame_times", "donor_video", "perturbed_first", "perturbed_segments"][..]),
+        (&["--set", "routing.mode=topk-token", "--set", "temporal.order=1"], &["router_noise", "reversed"]),
+        (
+            &["--set", "counterfactual.foreground=given", "--set", "counterfactual.exchange=frames"],
+            &["own", "background"],
+        ),
+    ] {
+        let args = args(more);
+        let told = json(&args.split('\n').collect::<Vec<_>>());
+        for name in names {
+            assert!(out.join(format!("{name}.npy")).exists(), "{name} is missing with {more:?}");
+        }
+        let meta: Value = serde_json::from_slice(&std::fs::read(out.join("meta.json")).unwrap()).unwrap();
+        assert!(meta["terms"]["consistency"].as_f64().unwrap() > 0.0, "{meta}");
+        let (first, dumped) = (told["losses"][0].as_f64().unwrap(), meta["loss"].as_f64().unwrap());
+        assert!((first - dumped).abs() < 1e-5 * dumped, "{first} and {dumped}");
+    }
+    // Rows that are there, and no more: the segments say how many.
+    let rows = std::fs::read(out.join("perturbed_weight.npy")).unwrap();
+    let segments = std::fs::read(out.join("perturbed_segments.npy")).unwrap();
+    let end = u32::from_le_bytes(segments[segments.len() - 4..].try_into().unwrap());
+    assert!(text(&rows[..128]).contains(&format!("({end}, 1)")), "{}", text(&rows[..128]));
+    let wrong = refused(&["bench", "step", "--model", "cba", "--device", "cpu", "--set", "model.dim=8"]);
+    assert!(wrong.contains("--dim"), "{wrong}");
+}
+
+#[test]
 fn the_program_starts_without_a_vulkan_driver() {
     let bare = |args: &[&str]| {
         moviola(args).env("VK_DRIVER_FILES", "/nowhere").env("VK_ICD_FILENAMES", "/nowhere").output().unwrap()

@@ -3,8 +3,8 @@
 
     python benches/baselines/jax_step.py --moviola target/release/moviola --model token-interaction
 
-Runs `moviola bench step --dump` once, builds the model in JAX from what was written, compares the loss and every
-gradient, then the losses of some steps, and last times both programs in turns (A B A B ...), so that whatever else
+Runs `moviola bench step --dump` once, builds the model in JAX (jax_models.py, jax_cba.py) from what was written,
+compares the loss, its terms and every gradient, then the losses of some steps, and last times both programs in turns (A B A B ...), so that whatever else
 the machine does meets both. Tokens are padded to [N, L, D] and [N, T, D], as is usual in JAX.
 """
 
@@ -24,68 +24,22 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-FLOOR = -1e30
-SHORTEST = 1e-6
+import jax_cba
+from jax_cba import cba
+from jax_models import mean_pool, token_interaction
 
-
-def linear(params, name, x):
-    return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
-
-
-def unit(x):
-    """Rows of length one; rows shorter than SHORTEST become 0."""
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    there = square >= SHORTEST**2
-    return jnp.where(there, x * jax.lax.rsqrt(jnp.where(there, square, 1.0)), 0.0)
-
-
-def mean_pool(params, batch, config):
-    del config
-    text = unit(linear(params, "text", batch["sentence"]))
-    frames = unit(linear(params, "video", batch["frames"]))
-    mask = batch["frame_mask"][..., None]
-    video = unit(jnp.sum(frames * mask, axis=1) / jnp.sum(mask, axis=1))
-    return text @ video.T
-
-
-def row_weight(params, name, x):
-    return linear(params, f"{name}.out", jax.nn.relu(linear(params, f"{name}.hidden", x)))[..., 0]
-
-
-def token_interaction(params, batch, config):
-    tau, relevance_tau = config["temperature"], config["relevance_temperature"]
-    words = unit(linear(params, "text", batch["words"]))  # [N, L, D]
-    sentence = unit(linear(params, "text", batch["sentence"]))  # [N, D]
-    frames = unit(linear(params, "video", batch["frames"]))  # [M, T, D]
-    word_logits = jnp.where(batch["word_mask"] > 0, row_weight(params, "word_weight", words), FLOOR)
-    log_omega = jax.nn.log_softmax(word_logits, axis=1)[:, :, None, None]  # [N, L, 1, 1]
-    bias = jnp.where(batch["frame_mask"] > 0, row_weight(params, "frame_weight", frames), FLOOR)  # [M, T]
-
-    (n, length, dim), (m, t, _) = words.shape, frames.shape
-    flat = frames.reshape(m * t, dim)
-    c = (words.reshape(n * length, dim) @ flat.T).reshape(n, length, m, t)
-    log_rho = jax.nn.log_softmax((sentence @ flat.T).reshape(n, m, t) / relevance_tau + bias, axis=-1)  # [N, M, T]
-    over_frames = jax.nn.softmax(c / tau + log_rho[:, None], axis=3)
-    t2v = jnp.sum(jnp.exp(log_omega[..., 0]) * jnp.sum(over_frames * c, axis=3), axis=1)
-    over_words = jax.nn.softmax(c / tau + log_omega, axis=1)
-    v2t = jnp.sum(jnp.exp(log_rho) * jnp.sum(over_words * c, axis=1), axis=2)
-    return 0.5 * (t2v + v2t)
-
-
-SCORES = {"mean-pool": mean_pool, "token-interaction": token_interaction}
+MODELS = {"mean-pool": mean_pool, "token-interaction": token_interaction, "cba": cba}
 
 
 def make_loss(config):
-    scores = SCORES[config["model"]]
+    """(Sum of the terms, each term by name) of parameters and a batch."""
+    model = MODELS[config["model"]]
+    if config["model"] == "cba":
+        jax_cba.check(config)
 
     def loss(params, batch):
-        z = jnp.exp(params["log_scale"][0]) * scores(params, batch, config)
-        n = z.shape[0]
-        same = lambda key: key[:, None] == key[None, :]
-        left_out = (same(batch["video_key"]) | same(batch["caption_key"])) & ~jnp.eye(n, dtype=bool)
-        z = jnp.where(left_out, FLOOR, z)
-        rows, columns = jax.nn.logsumexp(z, axis=1), jax.nn.logsumexp(z, axis=0)
-        return jnp.mean(rows + columns - 2.0 * jnp.diagonal(z)) / 2.0
+        terms = model(params, batch, config)
+        return sum(weight * value for weight, value in terms.values()), {name: x for name, (_, x) in terms.items()}
 
     return loss
 
@@ -95,7 +49,7 @@ def make_step(loss, meta):
     rate, decay, decayed = meta["learning_rate"], meta["weight_decay"], set(meta["decayed"])
 
     def step(params, m, v, t, batch):
-        value, grads = jax.value_and_grad(loss)(params, batch)
+        (value, _), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in grads.values()))
         clip = jnp.minimum(1.0, meta["max_norm"] / (norm + 1e-6))
         t = t + 1
@@ -107,7 +61,7 @@ def make_step(loss, meta):
             new_v[name] = beta2 * v[name] + (1.0 - beta2) * g * g
             update = new_m[name] * correction1 / (jnp.sqrt(new_v[name] * correction2) + eps)
             new = p - rate * (update + (decay * p if name in decayed else 0.0))
-            new_params[name] = jnp.minimum(new, meta["largest_log_scale"]) if name == "log_scale" else new
+            new_params[name] = jnp.minimum(new, meta["largest_log_scale"]) if name.endswith("log_scale") else new
         return new_params, new_m, new_v, t, value
 
     return jax.jit(step, donate_argnums=(0, 1, 2, 3))
@@ -122,18 +76,41 @@ def padded(tokens, lengths, longest):
 
 
 def load_batch(folder):
-    get = lambda name: np.load(folder / f"{name}.npy")
-    words, word_segments, frames, frame_segments = map(get, ["words", "word_segments", "frames", "frame_segments"])
-    last = word_segments[:, 1].astype(int) - 1
+    there = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    words, frames = there["words"], there["frames"]
+    word_segments, frame_segments = there["word_segments"].astype(int), there["frame_segments"].astype(int)
+    last = word_segments[:, 1] - 1
     is_word = np.ones(len(words), bool)
     is_word[last] = False
-    lengths = last - word_segments[:, 0].astype(int)
-    frame_lengths = np.diff(frame_segments.astype(int), axis=1)[:, 0]
+    lengths, frame_lengths = last - word_segments[:, 0], np.diff(frame_segments, axis=1)[:, 0]
     batch = {"sentence": words[last]}
     batch["words"], batch["word_mask"] = padded(words[is_word], lengths, lengths.max())
     batch["frames"], batch["frame_mask"] = padded(frames, frame_lengths, frame_lengths.max())
-    batch["video_key"], batch["caption_key"] = get("video_key")[:, 0], get("caption_key")[:, 0]
+    batch["video_key"], batch["caption_key"] = there["video_key"][:, 0], there["caption_key"][:, 0]
+    if "word_places" in there:
+        batch["word_places"] = padded(there["word_places"][is_word], lengths, lengths.max())[0]
+        batch["frame_times"] = padded(there["frame_times"], frame_lengths, frame_lengths.max())[0]
+    if "donor_video" in there:
+        batch["donor_video"] = there["donor_video"][:, 0].astype(np.int32)
+    if "perturbed_first" in there:
+        add_perturbed(batch, there, frame_segments)
     return batch
+
+
+def add_perturbed(batch, there, frame_segments):
+    """Each token of a perturbed video as its weights for the frames: `perturbed_mix [M, S, T]`."""
+    segments = there["perturbed_segments"].astype(int)
+    lengths = np.diff(segments, axis=1)[:, 0]
+    mix = np.zeros((len(segments), lengths.max(), batch["frames"].shape[1]), np.float32)
+    weight = there["perturbed_weight"][:, 0]
+    ends = [("perturbed_first", 1.0 - weight), ("perturbed_second", weight)]
+    for v, ((begin, end), (first_frame, _)) in enumerate(zip(segments, frame_segments)):
+        for name, share in ends:
+            np.add.at(mix[v], (np.arange(end - begin), there[name][begin:end, 0] - first_frame), share[begin:end])
+    batch["perturbed_mix"] = mix
+    batch["perturbed_mask"] = (np.arange(lengths.max())[None, :] < lengths[:, None]).astype(np.float32)
+    if "perturbed_times" in there:
+        batch["perturbed_times"] = padded(there["perturbed_times"], lengths, lengths.max())[0]
 
 
 def relative(a, b, floor=1e-12):
@@ -165,8 +142,9 @@ class Jax:
         )
 
     def gradient(self):
-        value, grads = jax.jit(jax.value_and_grad(self.loss))(self.params, self.batch)
-        return float(value), {k: np.asarray(g) for k, g in grads.items()}
+        """The loss, its terms and its gradient."""
+        (value, terms), grads = jax.jit(jax.value_and_grad(self.loss, has_aux=True))(self.params, self.batch)
+        return float(value), {k: float(x) for k, x in terms.items()}, {k: np.asarray(g) for k, g in grads.items()}
 
     def run(self, steps):
         """Seconds, core seconds and losses of some steps; the batch travels to the device each time."""
@@ -187,6 +165,7 @@ def moviola(options, steps, dump=None):
     for name in ["model", "batch", "words", "frames", "dim", "threads"]:
         command += [f"--{name}", str(getattr(options, name))]
     command += ["--ragged"] if options.ragged else []
+    command += [f"--set={setting}" for setting in options.settings]
     command += ["--dump", str(dump)] if dump else []
     ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(ran.stdout)
@@ -196,12 +175,14 @@ def compare(options, folder):
     first = moviola(options, 5, folder)
     meta = json.loads((folder / "meta.json").read_text())
     ours = Jax(folder, meta, load_batch(folder))
-    loss, grads = ours.gradient()
+    loss, terms, grads = ours.gradient()
     reference = load_file(folder / "gradient.safetensors")
     # The bias behind a soft-max has no gradient but rounding, which is measured against that of other parameters.
     floor = 1e-2 * max(float(np.max(np.abs(g))) for g in grads.values())
     errors = {name: relative(reference[name], grads[name], floor) for name in sorted(grads)}
     errors["loss"] = abs(loss - meta["loss"]) / abs(loss)
+    # A term as a share of the loss: some are differences that nearly cancel.
+    errors |= {f"term {name}": abs(terms[name] - x) / abs(loss) for name, x in meta["terms"].items() if name in terms}
     losses = first["losses"]
     errors["losses of steps"] = relative(losses, np.array(ours.run(len(losses))[2], np.float32))
     return ours, errors
@@ -210,11 +191,13 @@ def compare(options, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moviola", default="target/release/moviola", help="the program to compare with")
-    parser.add_argument("--model", default="token-interaction", choices=sorted(SCORES))
+    parser.add_argument("--model", default="token-interaction", choices=sorted(MODELS))
     for name, default in [("batch", 128), ("words", 32), ("frames", 12), ("dim", 512), ("steps", 10), ("rounds", 5)]:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--threads", type=int, default=0, help="of Moviola; 0 means all cores, which JAX takes")
     parser.add_argument("--ragged", action="store_true", help="random lengths; JAX pads them")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                        help="a setting of the model, e.g. trunk.layers=0")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative difference of a gradient")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -241,7 +224,7 @@ def main():
     result = {
         "model": options.model,
         "batch": options.batch, "words": options.words, "frames": options.frames, "dim": options.dim,
-        "ragged": options.ragged,
+        "ragged": options.ragged, "settings": options.settings,
         "cores": os.cpu_count(), "jax": jax.__version__, "numpy": np.__version__,
         "moviola_seconds": middle(mine), "jax_seconds": middle(theirs), "ratio": middle(ratios), "ratios": ratios,
         "moviola_cpu_seconds": middle(busy["moviola"]), "jax_cpu_seconds": middle(busy["jax"]),

@@ -52,12 +52,17 @@ impl RunConfig {
 
     /// The model's configuration, completed by what the data say.
     pub fn model(&self, data: &Dataset, ablate: &[String]) -> Result<Config> {
+        let config = self.sized(&[("text_dim", data.texts.dim()), ("video_dim", data.videos.dim())], ablate)?;
+        TextRows::new(&*data.texts, &config)?;
+        Ok(config)
+    }
+
+    /// The model's configuration; of what is not set, `sizes` say the given numbers.
+    pub fn sized(&self, sizes: &[(&str, usize)], ablate: &[String]) -> Result<Config> {
         let mut table = self.model.clone();
-        let mut fill = |key: &str, value: usize| {
-            table.entry(key).or_insert(toml::Value::Integer(value as i64));
-        };
-        fill("text_dim", data.texts.dim());
-        fill("video_dim", data.videos.dim());
+        for (key, value) in sizes {
+            table.entry(*key).or_insert(toml::Value::Integer(*value as i64));
+        }
         let mut whole = toml::Table::try_from(Config::default())
             .map_err(|e| Error::config("[model]", e.to_string(), "report it"))?;
         whole.extend(table);
@@ -66,7 +71,6 @@ impl RunConfig {
         })?;
         config.cba = self.cba(&config, ablate)?;
         build(&config)?;
-        TextRows::new(&*data.texts, &config)?;
         Ok(config)
     }
 

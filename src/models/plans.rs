@@ -110,12 +110,14 @@ fn loss_and_gradient(
     Ok((losses, flat, weights))
 }
 
-/// The loss and its gradient without an update, for comparisons of back ends and frameworks. Outputs: `loss [1]` and the
-/// flat `gradient`.
+/// The loss and its gradient without an update, for comparisons of back ends and frameworks. Outputs: `loss [1]`, its
+/// terms if there are several, and the flat `gradient`.
 pub fn gradients(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     let mut g = Graph::new();
     let (losses, flat, _) = loss_and_gradient(&mut g, model, capacity, Stage::default())?;
-    g.output("loss", losses[0].1);
+    for (name, value) in losses {
+        g.output(name, value);
+    }
     g.output("gradient", flat);
     Ok(g)
 }

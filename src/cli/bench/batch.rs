@@ -2,7 +2,9 @@
 
 use crate::engine::scheduler::executor::SlotWriter;
 use crate::error::{Error, Result};
+use crate::models::Config;
 use crate::models::batch::{Capacity, Rows, pack_texts, pack_videos};
+use crate::models::views::{Views, pack_views};
 use crate::random::Random;
 
 /// Seed of everything a benchmark makes up.
@@ -134,14 +136,19 @@ impl Batch {
         }
     }
 
-    /// Packs the whole batch.
-    pub fn pack(&self, slot: &mut SlotWriter) -> Result<()> {
+    /// Packs the whole batch, and of the views that the model's losses take those of a run's first step.
+    pub fn pack(&self, slot: &mut SlotWriter, config: &Config) -> Result<()> {
         let items: Vec<usize> = (0..self.video_key.len()).collect();
         pack_texts(slot, &self.texts, &items)?;
         pack_videos(slot, &self.videos, &items)?;
         slot.u32("video_key")?.copy_from_slice(&self.video_key);
         slot.u32("caption_key")?.copy_from_slice(&self.caption_key);
-        Ok(())
+        // Where a model asks: every other frame is foreground, every other caption tells an order.
+        let captions = items.iter().map(|i| if i % 2 == 0 { "first this, then that" } else { "this" }).collect();
+        let foreground = |_: usize, frame: usize| frame.is_multiple_of(2);
+        let foreground = Some(&foreground as &(dyn Fn(usize, usize) -> bool + Sync));
+        let views = Views { rows: &self.videos, videos: &items, captions, foreground, seed: SEED, step: 0 };
+        pack_views(slot, config, &views)
     }
 }
 

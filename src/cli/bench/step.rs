@@ -1,18 +1,21 @@
 //! `bench step`: a training step on a batch that is the same everywhere, for comparisons with other frameworks.
 
+use super::super::settings::RunConfig;
 use super::super::{Common, device, output};
 use super::batch::{Batch, SEED, Sizes};
 use super::profile::{self, Line};
 use super::{cpu_seconds, dump, median};
 use crate::engine::backend::Backend;
 use crate::engine::fuse::fuse;
-use crate::engine::scheduler::executor::{Executor, SlotWriter};
+use crate::engine::scheduler::executor::{Executor, Outputs, SlotWriter};
 use crate::engine::scheduler::plan::{Plan, StateLayout, plan};
 use crate::error::{Error, Result};
+use crate::models::parameters::Parameter;
 use crate::models::plans::{Optimiser, gradients, training};
 use crate::models::{Config, Model, Stage, build};
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -29,6 +32,7 @@ const MOST_STEPS: usize = 1 << 20;
 Examples:
   moviola bench step --model token-interaction --batch 128 --json
   moviola bench step --profile                         where the time goes
+  moviola bench step --model cba --set trunk.layers=0  a model without some of its parts
   moviola bench step --steps 5 --dump DIR              what another framework needs to repeat it")]
 pub struct Step {
     #[arg(long, default_value = "token-interaction", value_name = "NAME")]
@@ -51,6 +55,9 @@ pub struct Step {
     /// Steps that are timed, after two that are not.
     #[arg(long, default_value_t = 10)]
     steps: usize,
+    /// One setting of the model, as `train` takes them, e.g. --set trunk.layers=0.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// Write the batch, the parameters, the gradient and the losses into this folder.
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
@@ -96,16 +103,7 @@ impl Step {
         if self.steps == 0 || self.steps > MOST_STEPS {
             return Err(Error::config("--steps", format!("is {}", self.steps), format!("use 1 to {MOST_STEPS}")));
         }
-        let config = Config {
-            model: self.model.clone(),
-            text_dim: self.dim,
-            video_dim: self.dim,
-            dim: self.dim,
-            max_words: self.words,
-            max_frames: self.frames,
-            ..Config::default()
-        };
-        let model = build(&config)?;
+        let model = build(&self.config()?)?;
         let backend = device::open(common)?;
         let batch = sizes.batch();
         if self.profile {
@@ -115,23 +113,39 @@ impl Step {
         }
     }
 
+    /// The model's configuration: the settings, and the sizes of the batch.
+    fn config(&self) -> Result<Config> {
+        let mut config = RunConfig::read(None, &self.settings)?;
+        config.model.insert("model".into(), toml::Value::String(self.model.clone()));
+        let sizes = [("max_words", self.words), ("max_frames", self.frames)];
+        let widths = [("text_dim", self.dim), ("video_dim", self.dim), ("dim", self.dim)];
+        if let Some((key, _)) = sizes.iter().chain(&widths).find(|(key, _)| config.model.contains_key(*key)) {
+            let fix = "use --words, --frames and --dim";
+            return Err(Error::config(format!("model.{key}"), "is a size of the batch here", fix));
+        }
+        config.sized(&[&sizes[..], &widths].concat(), &[])
+    }
+
     fn time(&self, common: &Common, model: &dyn Model, batch: &Batch, backend: Box<dyn Backend>) -> Result<()> {
         let (plans, states) = plans(model, batch, backend.as_ref())?;
         let flops = plans[0].cost().flops;
         let mut executor = Executor::new(backend, plans, states)?;
         let params = initialise(&mut executor, model)?;
         if let Some(dir) = &self.dump {
-            dump::inputs(dir, model, batch, &params)?;
-            let outputs = executor.run(1, |slot| batch.pack(slot))?;
-            let loss = outputs.scalar("loss")?;
+            let outputs = executor.run(1, |slot| {
+                batch.pack(slot, model.config())?;
+                std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+                dump::inputs(dir, slot)
+            })?;
+            let meta = self.meta(model, &outputs);
             dump::gradient(dir, model, outputs.f32("gradient")?)?;
-            dump::meta(dir, &self.meta(model, loss))?;
+            dump::model(dir, model, &params, &meta)?;
         }
         let (mut times, mut cpu_times, mut losses) = (vec![], vec![], vec![]);
         for step in 0..self.steps + WARM_UP {
             let mut begun = (Instant::now(), cpu_seconds());
             let outputs = executor.run(0, |slot| {
-                pack(slot, batch, step)?;
+                pack(slot, batch, model.config(), step)?;
                 begun = (Instant::now(), cpu_seconds());
                 Ok(())
             })?;
@@ -165,14 +179,17 @@ impl Step {
         let plan = plans.remove(0);
         let mut executor = Executor::new(backend, plan.apart(), states)?;
         initialise(&mut executor, model)?;
-        let counts = executor.upload(0, |slot| pack(slot, batch, 0))?;
+        let counts = executor.upload(0, |slot| pack(slot, batch, model.config(), 0))?;
         let nodes = profile::profile(&mut executor, &plan, counts, self.steps)?;
         let profile = Profile { device: executor.device(), model: self.model.clone(), nodes };
         output::result(common, &profile, || profile::told(&profile.nodes))
     }
 
-    fn meta(&self, model: &dyn Model, loss: f32) -> serde_json::Value {
+    fn meta(&self, model: &dyn Model, outputs: &Outputs) -> serde_json::Value {
         let o = Optimiser::default();
+        let list = |wanted: &dyn Fn(&Parameter) -> bool| -> Vec<&str> {
+            model.parameters().list.iter().filter(|p| wanted(p)).map(|p| p.name.as_str()).collect()
+        };
         serde_json::json!({
             "config": model.config(),
             "batch": self.batch,
@@ -180,10 +197,12 @@ impl Step {
             "frames": self.frames,
             "ragged": self.ragged,
             "seed": SEED,
-            "loss": loss,
+            "loss": outputs.scalar("loss").ok(),
+            "terms": outputs.scalars().filter(|(name, _)| *name != "loss").collect::<BTreeMap<_, _>>(),
+            "frozen": list(&|p| p.rate == 0.0),
             "learning_rate": LEARNING_RATE,
             "weight_decay": WEIGHT_DECAY,
-            "decayed": model.parameters().list.iter().filter(|p| p.decay).map(|p| &p.name).collect::<Vec<_>>(),
+            "decayed": list(&|p| p.decay),
             "largest_log_scale": model.parameters().find("log_scale").map(|p| p.range.1),
             "beta1": o.beta1, "beta2": o.beta2, "eps": o.eps, "max_norm": o.max_norm,
         })
@@ -215,8 +234,8 @@ fn initialise(executor: &mut Executor, model: &dyn Model) -> Result<Vec<f32>> {
     Ok(params)
 }
 
-fn pack(slot: &mut SlotWriter, batch: &Batch, step: usize) -> Result<()> {
-    batch.pack(slot)?;
+fn pack(slot: &mut SlotWriter, batch: &Batch, config: &Config, step: usize) -> Result<()> {
+    batch.pack(slot, config)?;
     let o = Optimiser::default();
     let t = i32::try_from(step + 1).unwrap_or(i32::MAX);
     let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;

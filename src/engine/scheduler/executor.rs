@@ -177,6 +177,12 @@ impl<'a> SlotWriter<'a> {
         self.plan.input(name).is_some()
     }
 
+    /// Every input with its words at full capacity: what was written, for a copy elsewhere.
+    pub fn inputs(&self) -> impl Iterator<Item = (&Slot, &[u32])> {
+        let words = |s: &Slot| (s.span.offset / 4) as usize..((s.span.offset + s.span.bytes) / 4) as usize;
+        self.plan.inputs.iter().map(move |s| (s, &self.words[words(s)]))
+    }
+
     /// The place of an f32 input.
     /// # Errors
     /// When the plan has no such input: the model and its packer disagree.

@@ -387,8 +387,10 @@ pub fn consistency_grad(call: &mut Call) {
             #[inline(always)]
             || {
                 for (j, dz) in dz.iter_mut().enumerate() {
-                    let side = |stats: &[f32; STATS]| slope(scale, goal[j], perturbed[j], stats);
-                    *dz = shares[0].mul_add(side(&row_stats[i]), shares[1] * side(&col_stats[j]));
+                    // No closure: it would be compiled as a call, without vectors.
+                    let row = slope(scale, goal[j], perturbed[j], &row_stats[i]);
+                    let col = slope(scale, goal[j], perturbed[j], &col_stats[j]);
+                    *dz = shares[0].mul_add(row, shares[1] * col);
                 }
                 *term = scale * dot(dz, perturbed);
                 dz.iter_mut().for_each(|dz| *dz *= scale);

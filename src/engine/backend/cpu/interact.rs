@@ -167,7 +167,7 @@ impl WithSimd for PoolTile<'_, '_> {
             let router = &self.problem.router;
             if router.is_there() {
                 router.gates(i, self.videos.rows, &mut self.gates);
-                router.mix_in_place(self.block, self.stride, words.clone(), self.videos.rows, &self.gates);
+                router.mix_in_place(s, (self.block, self.stride), words.clone(), self.videos.rows, &self.gates);
             }
             for view in 0..=self.views {
                 let mut j = self.videos.items.start;

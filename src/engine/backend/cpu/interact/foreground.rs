@@ -8,7 +8,7 @@ use super::route::{GateBuffers, Router};
 use super::tiles::{Desk, Desks, Problem, Scratch, Shape, Tile, lock};
 use super::{Call, FLOOR};
 use crate::engine::op::interact::{EXCLUDED, MAX_SEGMENT};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -61,11 +61,8 @@ fn take_peaks(
     let router = &problem.router;
     if router.is_there() {
         router.load(frames.clone(), 0, &mut gates);
-        let gates = &mut gates;
-        Arch::new().dispatch(
-            #[inline(always)]
-            || mix(router, pair, (block, stride), words.len(), frames.len(), gates),
-        );
+        let (words, frames, gates) = (words.len(), frames.len(), &mut gates);
+        Arch::new().dispatch(Mix { router, text: pair, block, stride, words, frames, gates });
     }
     let log_omega = problem.log_omega.get(words.start..words.end - 1);
     let takes_part = |l: usize| log_omega.is_none_or(|w| w[l] > EXCLUDED || w[l].is_nan());
@@ -77,17 +74,24 @@ fn take_peaks(
     (0..words.len() - 1).any(takes_part)
 }
 
-#[inline(always)]
-fn mix(
-    router: &Router,
+/// Mixes the dot products of a text with all frames of its video.
+struct Mix<'a, 'b> {
+    router: &'a Router<'a>,
     text: usize,
-    (block, stride): (&mut [f32], usize),
+    block: &'a mut [f32],
+    stride: usize,
     words: usize,
     frames: usize,
-    gates: &mut GateBuffers,
-) {
-    router.gates(text, frames, gates);
-    router.mix_in_place(block, stride, 0..words, frames, gates);
+    gates: &'a mut GateBuffers<'b>,
+}
+
+impl WithSimd for Mix<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        self.router.gates(self.text, self.frames, self.gates);
+        self.router.mix_in_place(s, (self.block, self.stride), 0..self.words, self.frames, self.gates);
+    }
 }
 
 /// How many frames are ahead of frame t: those with a higher peak, and those before it with the same.

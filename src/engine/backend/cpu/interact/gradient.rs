@@ -18,7 +18,7 @@
 
 use super::pool::{self, Dots, Scales};
 use super::route::{GateBuffers, GateGradients, Router};
-use super::tiles::{Desk, Desks, GradientBuffers, PoolBuffers, Problem, Scratch, Shape, Tile, pad};
+use super::tiles::{Desk, Desks, GradientBuffers, PoolBuffers, Problem, Scratch, Shape, Tile};
 use super::{Call, WORDS};
 use crate::engine::backend::cpu::{Matrix, MatrixMut, matmul};
 use pulp::{Arch, Simd, WithSimd};
@@ -110,8 +110,12 @@ fn fill_tile(
     if problem.router.is_there() {
         problem.router.load(videos.first..videos.first + videos.rows, 0, &mut desk.gates);
     }
-    tile.fill(0.0);
-    let (g, dlog_omega, dgates) = sizes.cut_tile(tile);
+    let (g, dlog_omega, mut dgates) = sizes.cut_tile(tile);
+    // Of G only what is multiplied is cleared: a tile may hold far less than it could.
+    let rows = g.chunks_exact_mut(sizes.stride()).take(videos.rows * sizes.slots);
+    rows.for_each(|row| row[..texts.rows].fill(0.0));
+    dlog_omega.fill(0.0);
+    dgates.clear();
     let Desk { block, pool, gates, .. } = desk;
     Arch::new().dispatch(GradientTile {
         problem,
@@ -192,9 +196,9 @@ impl GradientTile<'_> {
         // The mixed dot products lie apart from the buffers that are written.
         let mixed = std::mem::take(&mut self.d.mixed);
         let dots = if router.is_there() {
-            let to_stride = pad(self.sizes.max_words);
-            router.mix((self.block, stride), (mixed, to_stride), frames.clone(), words.clone(), &self.gates);
-            Dots::new(mixed, to_stride, 0..frames.len(), 0..words.len())
+            let to = (&mut *mixed, self.sizes.mixed_stride());
+            router.mix(s, (self.block, stride), to, (frames.clone(), words.clone()), &self.gates);
+            Dots::padded(mixed, self.sizes.mixed_stride(), count, frames.len())
         } else {
             Dots::new(self.block, stride, frames.clone(), words.clone())
         };
@@ -211,7 +215,7 @@ impl GradientTile<'_> {
             let (dwords, dsentence) = (&self.d.g[t * width..][..count], self.d.dsentence[t]);
             if router.is_there() {
                 let at = (row, words.start);
-                router.unmix((self.block, self.g, stride), (dwords, dsentence), at, &mut self.gates);
+                router.unmix(s, (self.block, self.g, stride), (dwords, dsentence), at, &mut self.gates);
                 self.dgates.bias[row] += shape.relevance_tau * dsentence;
             } else {
                 let target = &mut self.g[row * stride + words.start..][..count + 1];

@@ -115,7 +115,7 @@ impl WithSimd for Run<'_, '_, '_> {
         let (router, stride) = (&problem.router, self.list.sizes.stride());
         if router.is_there() {
             router.gates(self.list.pairs[self.pairs.start][0] as usize, self.rows, gates);
-            router.mix_in_place(self.block, stride, 0..words, self.rows, gates);
+            router.mix_in_place(s, (self.block, stride), 0..words, self.rows, gates);
         }
         let scales = Scales::new(problem.shape.tau, problem.shape.relevance_tau);
         let mut row = 0;

@@ -18,20 +18,32 @@ pub struct Dots<'a> {
     pub stride: usize,
     pub words: usize,
     pub frames: usize,
+    /// The column of the sentence vector.
+    sentence: usize,
+    /// Whether rows go on with zeros to a whole number of vectors.
+    padded: bool,
 }
 
 impl<'a> Dots<'a> {
     pub fn new(block: &'a [f32], stride: usize, frames: Range<usize>, words: Range<usize>) -> Dots<'a> {
         let block = &block[frames.start * stride + words.start..];
-        Dots { block, stride, words: words.len() - 1, frames: frames.len() }
+        let words = words.len() - 1;
+        Dots { block, stride, words, frames: frames.len(), sentence: words, padded: false }
+    }
+    /// Rows as [`super::route::Router::mix`] leaves them.
+    pub fn padded(block: &'a [f32], stride: usize, words: usize, frames: usize) -> Dots<'a> {
+        Dots { block, stride, words, frames, sentence: stride - LANES, padded: true }
     }
     #[inline(always)]
     fn sentence(&self, t: usize) -> f32 {
-        self.block[t * self.stride + self.words]
+        self.block[t * self.stride + self.sentence]
     }
     #[inline(always)]
     fn vector<S: Simd>(&self, s: S, t: usize, k: usize) -> S::f32s {
         let begin = k * S::F32_LANES;
+        if self.padded {
+            return vectors::<S>(&self.block[t * self.stride + begin..][..S::F32_LANES])[0];
+        }
         let row = &self.block[t * self.stride..][..self.words];
         match row.get(begin..begin + S::F32_LANES) {
             Some(whole) => vectors::<S>(whole)[0],

@@ -18,15 +18,19 @@
 //! `moviola bench scoring --texts 400 --videos 400`, 32 words, 12 frames, D 512, two cores of an EPYC with AVX-512 that
 //! five others shared, November 2026: 1.08 times its products with four experts, 1.08 times without a router.
 //!
-//! Learnt: `lanes::dot` of rows of unlike length pairs whole vectors with rests; what is dotted is cut alike first.
+//! Learnt: a text of four words fills a quarter of a vector, and what is done once for each of its rows is what it costs.
+//! `lanes::dot`, which folds its lanes in memory, and loops over five numbers were a quarter of a step of 128 pairs, 12
+//! frames, D 128, four experts; with whole vectors for rows of any length the step takes 128 ms of one core for 176.
+//! Half of that is matrix products at the speed of large ones.
 //!
 //! The gradient of a logit is `π_s (dπ_s − Σ π dπ)`, and the sum is 0: a cosine does not change when all gates grow
 //! alike.
 
-use super::super::lanes::{dot, exp, sum};
+use super::super::lanes::{exp, sum};
 use super::pool::Dots;
-use super::{FLOOR, Shape};
+use super::{FLOOR, LANES, Shape};
 use crate::engine::op::interact::{EXCLUDED, LEAST_NORM};
+use pulp::Simd;
 use std::ops::Range;
 
 /// The operands of a router; without one, one slot and no expert.
@@ -66,6 +70,13 @@ pub struct GateGradients<'a> {
     pub gram: &'a mut [f32],
     /// `[rows of words, experts]`: a text's gradient stands at its first row.
     pub texts: &'a mut [f32],
+}
+
+impl GateGradients<'_> {
+    pub fn clear(&mut self) {
+        let GateGradients { bias, logits, gram, texts } = self;
+        [bias, logits, gram, texts].into_iter().for_each(|x| x.fill(0.0));
+    }
 }
 
 impl<'a> Router<'a> {
@@ -205,69 +216,102 @@ impl<'a> Router<'a> {
 
     /// Mixes some columns (words) of the first `count` frames' rows into their first slots' rows.
     #[inline(always)]
-    pub fn mix_in_place(
+    pub fn mix_in_place<S: Simd>(
         &self,
-        block: &mut [f32],
-        stride: usize,
+        s: S,
+        (block, stride): (&mut [f32], usize),
         words: Range<usize>,
         count: usize,
         gates: &GateBuffers,
     ) {
         for (t, rows) in block.chunks_exact_mut(self.slots * stride).take(count).enumerate() {
-            let (mixed, others) = rows.split_at_mut(stride);
-            let mixed = &mut mixed[words.clone()];
-            let first = gates.weights[t];
-            mixed.iter_mut().for_each(|x| *x *= first);
-            self.add_others(mixed, others, stride, words.start, t, gates);
+            for part in parts::<S>(words.clone()) {
+                let mixed = self.mixed(s, (&*rows, stride), part.clone(), t, gates);
+                store(s, &mut rows[part], mixed);
+            }
         }
     }
 
-    /// The same of some frames into rows of their own, `to_stride` apart.
+    /// The same of some frames into rows of their own, `to_stride` apart: the words, zeros up to a whole number of
+    /// vectors, and the sentence in the row's last vector.
     #[inline(always)]
-    pub fn mix(
+    pub fn mix<S: Simd>(
         &self,
+        s: S,
         (block, stride): (&[f32], usize),
         (mixed, to_stride): (&mut [f32], usize),
-        frames: Range<usize>,
-        words: Range<usize>,
+        (frames, words): (Range<usize>, Range<usize>),
         gates: &GateBuffers,
     ) {
+        let count = words.len() - 1;
+        let lanes: [u32; LANES] = std::array::from_fn(|i| i as u32);
+        let lanes = S::as_simd_u32s(&lanes[..S::F32_LANES]).0[0];
         for (t, to) in frames.zip(mixed.chunks_exact_mut(to_stride)) {
             let rows = &block[t * self.slots * stride..][..self.slots * stride];
-            let (first, others) = rows.split_at(stride);
-            let to = &mut to[..words.len()];
-            let weight = gates.weights[t];
-            to.iter_mut().zip(&first[words.clone()]).for_each(|(to, x)| *to = x * weight);
-            self.add_others(to, others, stride, words.start, t, gates);
+            for part in parts::<S>(words.start..words.start + count) {
+                // Whole vectors are read, of which only this text's words are kept.
+                let at = part.start..part.start + S::F32_LANES;
+                let sum = self.mixed(s, (rows, stride), at, t, gates);
+                let here = s.less_than_u32s(lanes, s.splat_u32s(part.len() as u32));
+                let to = &mut to[part.start - words.start..][..S::F32_LANES];
+                store(s, to, s.select_f32s(here, sum, s.splat_f32s(0.0)));
+            }
+            let of_sentence = |slot: usize| rows[slot * stride + words.start + count];
+            let mut sum = of_sentence(0) * gates.weights[t];
+            for slot in 1..self.slots {
+                sum = gates.weights[slot * gates.columns + t].mul_add(of_sentence(slot), sum);
+            }
+            to[to_stride - LANES] = sum;
         }
     }
 
+    /// One vector of a frame's mixed dot products; 0 beyond the rows.
     #[inline(always)]
-    fn add_others(&self, to: &mut [f32], others: &[f32], stride: usize, at: usize, t: usize, gates: &GateBuffers) {
-        for (s, row) in others.chunks_exact(stride).enumerate() {
-            let weight = gates.weights[(s + 1) * gates.columns + t];
-            to.iter_mut().zip(&row[at..]).for_each(|(to, x)| *to = weight.mul_add(*x, *to));
+    fn mixed<S: Simd>(
+        &self,
+        s: S,
+        (rows, stride): (&[f32], usize),
+        part: Range<usize>,
+        t: usize,
+        gates: &GateBuffers,
+    ) -> S::f32s {
+        let x = |slot: usize| {
+            let at = slot * stride + part.start;
+            let end = (slot * stride + part.end).min(rows.len());
+            load(s, &rows[at..end])
+        };
+        let mut sum = s.mul_f32s(x(0), s.splat_f32s(gates.weights[t]));
+        for slot in 1..self.slots {
+            let weight = gates.weights[slot * gates.columns + t];
+            sum = s.mul_add_e_f32s(s.splat_f32s(weight), x(slot), sum);
         }
+        sum
     }
 
     /// From the gradient of a frame's cosines with a text's words and with its sentence: the gradient of the slots' dot
     /// products into `g`, and y.
     #[inline(always)]
-    pub fn unmix(
+    pub fn unmix<S: Simd>(
         &self,
+        s: S,
         (block, g, stride): (&[f32], &mut [f32], usize),
         (dwords, dsentence): (&[f32], f32),
         (t, first_word): (usize, usize),
         gates: &mut GateBuffers,
     ) {
         let n = dwords.len();
-        for s in 0..self.slots {
-            let at = (t * self.slots + s) * stride + first_word;
+        for slot in 0..self.slots {
+            let at = (t * self.slots + slot) * stride + first_word;
             let (x, to) = (&block[at..][..n + 1], &mut g[at..][..n + 1]);
-            let weight = gates.weights[s * gates.columns + t];
-            to.iter_mut().zip(dwords).for_each(|(to, d)| *to = weight * d);
+            let weight = gates.weights[slot * gates.columns + t];
+            let (splat, mut y) = (s.splat_f32s(weight), s.splat_f32s(0.0));
+            for part in parts::<S>(0..n) {
+                let d = load(s, &dwords[part.clone()]);
+                y = s.mul_add_e_f32s(d, load(s, &x[part.clone()]), y);
+                store(s, &mut to[part], s.mul_f32s(splat, d));
+            }
             to[n] = weight * dsentence;
-            gates.y[s * gates.columns + t] = dot(dwords, &x[..n]) + dsentence * x[n];
+            gates.y[slot * gates.columns + t] = dsentence.mul_add(x[n], s.reduce_sum_f32s(y));
         }
     }
 
@@ -311,6 +355,25 @@ impl<'a> Router<'a> {
             }
         }
     }
+}
+
+/// A range cut into vectors; the last may be shorter.
+#[inline(always)]
+fn parts<S: Simd>(all: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = all.end;
+    all.step_by(S::F32_LANES).map(move |begin| begin..(begin + S::F32_LANES).min(end))
+}
+
+/// At most a vector's numbers; those that are not there are 0. What stands behind them is not read: a NaN there would
+/// get through a weight of 0.
+#[inline(always)]
+fn load<S: Simd>(s: S, x: &[f32]) -> S::f32s {
+    if x.len() == S::F32_LANES { S::as_simd_f32s(x).0[0] } else { s.partial_load_f32s(x) }
+}
+
+#[inline(always)]
+fn store<S: Simd>(s: S, to: &mut [f32], x: S::f32s) {
+    if to.len() == S::F32_LANES { S::as_mut_simd_f32s(to).0[0] = x } else { s.partial_store_f32s(to, x) }
 }
 
 /// Dot products that were mixed in place.

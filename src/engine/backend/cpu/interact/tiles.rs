@@ -218,7 +218,7 @@ impl Scratch {
     fn gradient(&self) -> [usize; 12] {
         let (words, frames) = (pad(self.max_words), pad(self.max_frames));
         let pair = self.max_frames * words;
-        let mixed = if self.experts == 0 { 0 } else { pair };
+        let mixed = if self.experts == 0 { 0 } else { self.max_frames * self.mixed_stride() };
         [pair, pair, pair, words, words, words, frames, frames, frames, frames, mixed, self.columns() * self.slots]
     }
     pub fn forward_floats(&self) -> usize {
@@ -258,6 +258,11 @@ impl Scratch {
     pub fn tile_bytes(&self, words: usize, frames: usize) -> u64 {
         let (w, f) = self.chunk(words, frames);
         (4 * (w * f * self.tile_floats()) as u64).next_multiple_of(256)
+    }
+
+    /// From one frame's mixed dot products to the next: words, then the sentence in the last vector.
+    pub fn mixed_stride(&self) -> usize {
+        pad(self.max_words) + LANES
     }
 
     /// Cuts a thread's floats into the block of dot products, the buffers of pooling and of gates, and the rest.
