@@ -13,7 +13,7 @@ use crate::data::worlds::{Factors, Made};
 use crate::engine::graph::Kind;
 use crate::error::{Error, Result};
 use crate::models::batch::Capacity;
-use crate::models::cba::config::{Router, Routing, RoutingMode, Sharing};
+use crate::models::cba::config::{Router, Routing, RoutingMode, Sharing, Trunk};
 use crate::models::scorer::Scorer;
 use crate::models::{Config, build, folder, plans};
 use crate::train::TrainOptions;
@@ -34,7 +34,19 @@ impl Claim for FactorsClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        let recipe = Recipe { effort, tokens: 96, words: 2, frames: 8 };
+        // A motion is seen over all frames; a pooled vector cannot know which factor will be asked for.
+        let trunk = Trunk { layers: 0, motion: 7, pooled: 0.0, ..Trunk::default() };
+        let recipe = Recipe {
+            effort,
+            tokens: 96,
+            words: 2,
+            frames: 8,
+            epochs: 12,
+            batch: 128,
+            learning_rate: 4e-3,
+            temperature: 0.1,
+            trunk,
+        };
         let (options, plain) = (recipe.options(), |model| recipe.plain(model));
         let config = recipe.cba(&["counterfactual", "temporal"]);
         let four = Variant::new("cba", "soft routing, 4 experts", config, options.clone());

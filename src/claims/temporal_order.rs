@@ -10,7 +10,7 @@ use crate::data::Dataset;
 use crate::data::worlds::temporal_order::Query;
 use crate::data::worlds::{Made, TemporalOrder};
 use crate::error::Result;
-use crate::models::cba::config::Temporal;
+use crate::models::cba::config::{Temporal, Trunk};
 use crate::models::perturb::{Perturbation, shown};
 use crate::random::Random;
 
@@ -32,14 +32,28 @@ impl Claim for TemporalOrderClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        let recipe = Recipe { effort, tokens: 128, words: 3, frames: 32 };
-        // Nothing is spurious here: the counterfactual branch would only cost time.
-        let (options, plain, config) = (recipe.options(), |model| recipe.plain(model), recipe.cba(&["counterfactual"]));
-        let cba = Variant::new("cba", "the model with routing and temporal regularisation", config, options.clone());
-        let temporal = |name: &str, about: &str, consistency, augment| {
-            cba.with(name, about, |c| c.temporal = Temporal { consistency, augment, ..c.temporal.clone() })
+        let trunk = Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() };
+        let recipe = Recipe {
+            effort,
+            tokens: 128,
+            words: 3,
+            frames: 32,
+            epochs: 4,
+            batch: 128,
+            learning_rate: 4e-3,
+            temperature: 0.05,
+            trunk,
         };
-        let off = temporal("cba-no-temporal", "without temporal regularisation", 0.0, 0.0);
+        let (options, plain) = (recipe.options(), |model| recipe.plain(model));
+        let config = recipe.cba(&["routing", "counterfactual"]);
+        let cba = Variant::new("cba", "temporal regularisation", config, options.clone());
+        let temporal = |name: &str, about: &str, consistency, augment| {
+            cba.with(name, about, |c| {
+                let consistency = if consistency { c.temporal.consistency } else { 0.0 };
+                c.temporal = Temporal { consistency, augment, ..c.temporal.clone() };
+            })
+        };
+        let off = temporal("cba-no-temporal", "without temporal regularisation", false, 0.0);
         let without_time = off.with("cba-no-positions", "control: nothing tells time", |c| {
             (c.trunk.positions, c.trunk.motion) = (false, 0);
         });
@@ -47,8 +61,8 @@ impl Claim for TemporalOrderClaim {
             Variant::new("token-interaction", "one expert, no trunk", plain("token-interaction"), options.clone()),
             cba.clone(),
             off.clone(),
-            temporal("cba-augmented", "augmentation instead: perturbed videos are learned from", 0.0, 1.0),
-            temporal("cba-augmented-temporal", "augmentation and regularisation", 1.0, 1.0),
+            temporal("cba-augmented", "augmentation instead: perturbed videos are learned from", false, 1.0),
+            temporal("cba-augmented-temporal", "augmentation and regularisation", true, 1.0),
             without_time,
             Variant { shuffled: true, ..off.named("cba-shuffled", "control: trained on frames in no order") },
         ]

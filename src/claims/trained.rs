@@ -22,12 +22,19 @@ pub struct Recipe {
     pub tokens: usize,
     pub words: usize,
     pub frames: usize,
+    pub epochs: usize,
+    pub batch: usize,
+    pub learning_rate: f32,
+    /// Temperature of the attention between words and frames.
+    pub temperature: f32,
+    /// Of CBA; a world whose frames need nothing before they are compared does without layers.
+    pub trunk: Trunk,
 }
 
 impl Recipe {
     pub fn options(&self) -> TrainOptions {
-        let epochs = if self.effort == Effort::Quick { 1 } else { 4 };
-        TrainOptions { epochs, batch: 128, learning_rate: 2e-3, ..TrainOptions::default() }
+        let epochs = if self.effort == Effort::Quick { 1 } else { self.epochs };
+        TrainOptions { epochs, batch: self.batch, learning_rate: self.learning_rate, ..TrainOptions::default() }
     }
 
     pub fn plain(&self, model: &str) -> Config {
@@ -38,14 +45,14 @@ impl Recipe {
             dim: 128,
             max_words: self.words,
             max_frames: self.frames,
+            temperature: self.temperature,
             ..Config::default()
         }
     }
 
-    /// CBA with a small trunk, without some of its modules.
+    /// CBA without some of its modules.
     pub fn cba(&self, without: &[&str]) -> Config {
-        let trunk = Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() };
-        let mut cba = CbaConfig { trunk, ..CbaConfig::default() };
+        let mut cba = CbaConfig { trunk: self.trunk.clone(), ..CbaConfig::default() };
         // Their names are those that `ablate` knows.
         without.iter().for_each(|module| drop(cba.ablate(module)));
         Config { cba: Some(cba), ..self.plain("cba") }

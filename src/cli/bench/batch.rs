@@ -147,7 +147,8 @@ impl Batch {
         let captions = items.iter().map(|i| if i % 2 == 0 { "first this, then that" } else { "this" }).collect();
         let foreground = |_: usize, frame: usize| frame.is_multiple_of(2);
         let foreground = Some(&foreground as &(dyn Fn(usize, usize) -> bool + Sync));
-        let views = Views { rows: &self.videos, videos: &items, captions, foreground, seed: SEED, step: 0 };
+        let part = 0..items.len();
+        let views = Views { rows: &self.videos, videos: &items, part, captions, foreground, seed: SEED, step: 0 };
         pack_views(slot, config, &views)
     }
 }

@@ -173,8 +173,8 @@ pub struct Counterfactual {
 impl Default for Counterfactual {
     fn default() -> Counterfactual {
         Counterfactual {
-            uniform: 0.1,
-            swap: 0.5,
+            uniform: 0.5,
+            swap: 0.0,
             exchange: Swap::Mean,
             margin: 0.0,
             hard_negatives: 1.0,
@@ -204,7 +204,7 @@ pub struct Temporal {
 
 impl Default for Temporal {
     fn default() -> Temporal {
-        Temporal { consistency: 1.0, augment: 0.0, order: 0.0, drop: 0.25, jitter: true, slowest: 0.75, fastest: 1.33 }
+        Temporal { consistency: 3.0, augment: 0.0, order: 0.0, drop: 0.25, jitter: true, slowest: 0.75, fastest: 1.33 }
     }
 }
 

@@ -310,7 +310,14 @@ impl Step<'_> {
         if !self.model.routes() {
             return Ok(());
         }
-        let gates = g.apply_all(Balance, &[self.text.router, video.logits, self.batch.video.segments])?;
+        let text = match routing.mode {
+            // Tokens choose before there is a query: it is their own choices that are to be spread.
+            RoutingMode::TopkToken => {
+                g.fill(0.0, &[self.batch.text.capacity.texts_dim(), Dim::Fixed(routing.experts)])?
+            }
+            _ => self.text.router,
+        };
+        let gates = g.apply_all(Balance, &[text, video.logits, self.batch.video.segments])?;
         self.term("balance", routing.balance, gates[0]);
         self.term("router_z", routing.z, gates[1]);
         if !delta.is_absent() {

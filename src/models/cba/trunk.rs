@@ -22,8 +22,10 @@ use crate::error::Result;
 pub fn declare(p: &mut Parameters, trunk: &Trunk, dim: usize) {
     let root = (dim as f32).sqrt();
     if trunk.positions {
-        declare_linear(p, "word_place", dim, 2 * WAVES, 0.1 / (2.0 * WAVES as f32).sqrt());
-        declare_linear(p, "frame_time", dim, 2 * WAVES, 0.1 / (2.0 * WAVES as f32).sqrt());
+        // Half as long as the tokens they are added to, which are of unit variance where they are standardised.
+        let deviation = if trunk.standardise { 0.8 } else { 0.1 } / (2.0 * WAVES as f32).sqrt();
+        declare_linear(p, "word_place", dim, 2 * WAVES, deviation);
+        declare_linear(p, "frame_time", dim, 2 * WAVES, deviation);
     }
     if trunk.mixing {
         p.linear("mixing.word", dim, dim);
