@@ -149,7 +149,8 @@ fn text(claim: &dyn Claim, outcome: &Outcome) -> String {
             Some(false) => "FAILS",
             None => "     ",
         };
-        let value = bar.mean.map_or("–".into(), |m| format!("{m:.1} ± {:.1}", bar.sd));
+        let value =
+            bar.mean.map_or("–".into(), |mean| plus_minus(Summary { mean, sd: bar.sd, ..Summary::default() }));
         lines.push(format!("{mark}  {value:>12}  {}  ({})", bar.says, bar.needs));
     }
     if outcome.bars.is_empty() {
@@ -168,10 +169,21 @@ fn table(head: &str, rows: &[(String, &str)], claim: &dyn Claim, outcome: &Outco
         for column in claim.columns() {
             let values = outcome.table.values(variant, column);
             let s = Summary::of(&values);
-            row.push(if values.is_empty() { "–".into() } else { format!("{:.1} ± {:.1}", s.mean, s.sd) });
+            row.push(if values.is_empty() { "–".into() } else { plus_minus(s) });
         }
         table.add_row(row);
     }
     table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
     table.to_string()
+}
+
+/// Mean and standard deviation; recalls need one decimal, shares and ratios more.
+fn plus_minus(s: Summary) -> String {
+    let decimals = match s.mean.abs() {
+        x if x >= 1000.0 => 0,
+        x if x >= 10.0 => 1,
+        x if x >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{:.decimals$} ± {:.decimals$}", s.mean, s.sd)
 }
