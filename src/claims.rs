@@ -7,6 +7,7 @@
 
 pub mod bars;
 pub mod factors;
+pub mod probe;
 pub mod run;
 pub mod spurious_background;
 pub mod temporal_order;

@@ -128,10 +128,10 @@ pub trait Model: Send + Sync {
     /// Scores `[N, M]` of all pairs from both sides.
     fn scores(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Value>;
 
-    /// What shows why a text and a video score as they do, by name; nothing where the model has no token scores. One
-    /// text and one video go in. [`evidence::Explanation`] reads: `words` `[ΣL, D]`, `frames` `[ΣT, k·D]`,
-    /// `word_log_weights` `[ΣL]`, `relevance` `[N, ΣT]`; of a router `router_text`, `router_frame`, `slot_table`; of a
-    /// counterfactual branch `background` `[1, ΣT]` and `background_scores` `[1, N, M]`.
+    /// What shows why a text and a video score as they do, by name. One text and one video go in.
+    /// [`evidence::Explanation`] reads: `pooled` `[M, D]`; where the model has token scores `words` `[ΣL, D]`, `frames`
+    /// `[ΣT, k·D]`, `word_log_weights` `[ΣL]`, `relevance` `[N, ΣT]`; of a router `router_text`, `router_frame`,
+    /// `slot_table`; of a counterfactual branch `background` `[1, ΣT]` and `background_scores` `[1, N, M]`.
     fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>>;
 
     /// Experts that a pair keeps of a frame's slots; 0 for all.

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// Changes a variant before it is run.
+pub type Change<'a> = dyn Fn(&mut Variant) -> Result<()> + Sync + 'a;
+
 /// What a person asks for.
 #[derive(Copy, Clone)]
 pub struct Request<'a> {
@@ -26,7 +29,7 @@ pub struct Request<'a> {
     /// The claim's sweeps instead of its variants.
     pub sweep: bool,
     /// What is changed about every variant; nothing is judged then.
-    pub change: Option<&'a (dyn Fn(&mut Variant) -> Result<()> + Sync)>,
+    pub change: Option<&'a Change<'a>>,
     /// Where results are kept.
     pub cache: &'a Path,
     /// What computes, for the record.
@@ -123,7 +126,7 @@ pub fn run(
         return Err(Error::config("--only", format!("there is no variant {unknown:?}"), fix));
     }
     let program = program()?;
-    let chosen = |v: &&Variant| request.only.is_empty() || request.only.iter().any(|name| *name == v.name);
+    let chosen = |v: &&Variant| request.only.is_empty() || request.only.contains(&v.name);
     let seeds: Vec<u64> = (0..request.seeds).map(|i| seed(request.seed_base, i)).collect();
     let tasks: Vec<Task> = seeds
         .iter()

@@ -5,6 +5,7 @@
 //! background of its twin.
 
 use super::bars::{Bar, Rule, Table, difference, mean_of};
+use super::probe::accuracy;
 use super::trained::{Recipe, recall, train, with_videos, world};
 use super::{Claim, Effort, Job, Mask, Measures, Sweep, Variant, find};
 use crate::data::Dataset;
@@ -99,7 +100,18 @@ impl Claim for SpuriousBackgroundClaim {
     }
 
     fn columns(&self) -> &'static [&'static str] {
-        &["id t2v", "id v2t", "decor t2v", "decor v2t", "adv t2v", "adv v2t", "AUROC", "mask", "background t2v"]
+        &[
+            "id t2v",
+            "id v2t",
+            "decor t2v",
+            "decor v2t",
+            "adv t2v",
+            "adv v2t",
+            "AUROC",
+            "mask",
+            "background t2v",
+            "probe",
+        ]
     }
 
     fn measure(&self, job: &Job) -> Result<Measures> {
@@ -225,11 +237,16 @@ fn random_mask(random: Random, video: usize, frames: usize, frame: usize) -> boo
 }
 
 /// How well a model tells the true foreground of videos from their matched texts, in percent: `AUROC` of the relevance,
-/// and `mask`, the share of the foreground among the frames that its mask takes for that.
+/// and `mask`, the share of the foreground among the frames that its mask takes for that; and `probe`, how often a
+/// linear probe reads the background from the pooled vector.
 fn attention_to_truth(scorer: &mut Scorer, videos: &[Video]) -> Result<Measures> {
-    let (mut areas, mut masks) = (vec![], vec![]);
-    for (i, video) in videos.iter().enumerate().take(LOOKED_AT) {
+    let (mut areas, mut masks, mut pooled) = (vec![], vec![], vec![]);
+    for (i, video) in videos.iter().enumerate() {
         let e = scorer.explain(i, i)?;
+        pooled.push(e.pooled);
+        if i >= LOOKED_AT {
+            continue;
+        }
         let truth: Vec<bool> = video.frames.iter().map(Option::is_some).collect();
         areas.extend(auroc(&e.relevance, &truth));
         let taken = e.foreground.iter().filter(|f| **f).count();
@@ -238,7 +255,11 @@ fn attention_to_truth(scorer: &mut Scorer, videos: &[Video]) -> Result<Measures>
     }
     let mean = |x: &[f64]| 100.0 * x.iter().sum::<f64>() / x.len() as f64;
     let all = [("AUROC", areas), ("mask", masks)];
-    Ok(all.into_iter().filter(|(_, x)| !x.is_empty()).map(|(name, x)| (name.to_string(), mean(&x))).collect())
+    let mut measures: Measures =
+        all.into_iter().filter(|(_, x)| !x.is_empty()).map(|(name, x)| (name.to_string(), mean(&x))).collect();
+    let backgrounds: Vec<usize> = videos.iter().map(|v| v.background).collect();
+    measures.extend(accuracy(&pooled, &backgrounds).map(|x| ("probe".to_string(), x)));
+    Ok(measures)
 }
 
 /// Videos of which only the frames without an event are left.

@@ -313,6 +313,7 @@ impl Model for Cba {
             ("frames", v.experts),
             ("word_log_weights", t.weights),
             ("relevance", outs[2]),
+            ("pooled", v.pooled),
             ("background", background),
             ("background_scores", outs[1]),
             ("router_text", t.router),

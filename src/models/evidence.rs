@@ -24,6 +24,8 @@ pub struct Explanation {
     /// `[frames]` whether the model takes a frame for foreground, and the score of all others alone.
     pub foreground: Vec<bool>,
     pub background_score: Option<f32>,
+    /// `[D]`: the video as one vector, made of its tokens' directions.
+    pub pooled: Vec<f32>,
 }
 
 impl Explanation {
@@ -46,6 +48,9 @@ impl Explanation {
             frames,
             ..Explanation::default()
         };
+        if outputs.has("pooled") {
+            e.pooled = outputs.f32("pooled")?[..outputs.capacity("pooled", 1)?].to_vec();
+        }
         if !outputs.has("relevance") {
             return Ok(e);
         }

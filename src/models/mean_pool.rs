@@ -49,8 +49,8 @@ impl Model for MeanPool {
         let none = Value::ABSENT;
         g.apply(Linear::new(false, true), &[text.tensors[0], video.tensors[0], none, none])
     }
-    fn evidence(&self, _: &mut Graph, _: &TextSide, _: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
-        Ok(vec![])
+    fn evidence(&self, _: &mut Graph, _: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
+        Ok(vec![("pooled", video.tensors[0])])
     }
 }
 

@@ -9,7 +9,7 @@ use crate::engine::graph::{Graph, Value};
 use crate::engine::op::interact::Interact;
 use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Unary, UnaryKind};
-use crate::engine::op::segment::SegmentLogSoftmax;
+use crate::engine::op::segment::{SegmentKind, SegmentLogSoftmax, SegmentReduce};
 use crate::engine::tensor::Meta;
 use crate::error::Result;
 
@@ -92,6 +92,14 @@ impl Model for TokenInteraction {
     fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
         let outs = g.apply_all(self.op(), &Self::operands(text, video))?;
         let ([words, weights], frames) = ([text.tensors[0], text.tensors[1]], video.tensors[0]);
-        Ok(vec![("words", words), ("frames", frames), ("word_log_weights", weights), ("relevance", outs[2])])
+        let mean = SegmentReduce { kind: SegmentKind::Mean, tail: 0 };
+        let pooled = g.apply(mean, &[frames, video.inputs.segments])?;
+        Ok(vec![
+            ("words", words),
+            ("frames", frames),
+            ("word_log_weights", weights),
+            ("relevance", outs[2]),
+            ("pooled", pooled),
+        ])
     }
 }
