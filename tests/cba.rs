@@ -75,10 +75,14 @@ fn batch(config: &Config, seed: u64) -> (Capacity, Counts, HashMap<String, HostT
 fn the_gradient_of_the_model_is_that_of_its_loss() {
     let seed = fresh_seed();
     type Change = fn(&mut CbaConfig);
-    let forms: [(&str, Change); 6] = [
+    let forms: [(&str, Change); 7] = [
         ("soft", |_| ()),
         ("query", |c| c.routing.mode = RoutingMode::TopkQuery),
         ("token", |c| (c.routing.mode, c.routing.noise) = (RoutingMode::TopkToken, false)),
+        ("token, frames not told apart", |c| {
+            (c.routing.mode, c.routing.noise) = (RoutingMode::TopkToken, false);
+            (c.routing.centre, c.routing.timed) = (false, false);
+        }),
         ("full", |c| c.routing.sharing = Sharing::Full),
         ("dense", |c| c.routing.mode = RoutingMode::Dense),
         ("off, mixing", |c| (c.routing.mode, c.trunk.mixing) = (RoutingMode::Off, true)),
@@ -252,6 +256,10 @@ fn what_is_shown_is_what_was_scored() {
             }
             assert!((e.shares().iter().sum::<f32>() - 1.0).abs() < 1e-4);
             let live = e.gates.chunks(5).map(|g| g.iter().filter(|x| **x > 0.0).count());
+            let kept: Vec<Vec<bool>> = e.gates.chunks(5).map(|g| g.iter().map(|x| *x > 0.0).collect()).collect();
+            if mode == RoutingMode::TopkToken {
+                assert!(kept.iter().any(|k| *k != kept[0]), "all frames keep the same experts: {:?}", kept[0]);
+            }
             let most = if mode == RoutingMode::Soft { 5 } else { 2 };
             assert!(live.clone().max() <= Some(most), "{mode:?}: {:?}", live.collect::<Vec<_>>());
         }

@@ -36,7 +36,7 @@ A configuration file has tables; every key can be left out:
 and, for cba:
   [trunk]           layers heads expansion positions motion standardise mixing pooled
   [routing]         mode = \"off|dense|soft|topk-query|topk-token\"  experts slots rank sharing router
-                    balance z decorrelation noise
+                    balance z decorrelation centre timed noise
   [counterfactual]  uniform swap margin hard_negatives foreground
   [temporal]        consistency augment order drop jitter slowest fastest
   [quantisation]    int8 from")]

@@ -70,7 +70,7 @@ impl Cba {
             standardise::declare(p, "video", config.video_dim);
         }
         trunk::declare(p, &cba.trunk, dim);
-        experts::declare(p, &cba.routing, dim);
+        experts::declare(p, &cba.routing, cba.trunk.positions, dim);
         declare_row_weight(p, "word_weight", dim);
         declare_row_weight(p, "frame_weight", dim);
         p.log_scale("log_scale");
@@ -176,7 +176,8 @@ impl Cba {
         let bias = g.reshape(bias, Meta::f32(&[rows])?)?;
         let mean = g.apply(SegmentReduce { kind: SegmentKind::Mean, tail: 0 }, &[unit, seen.segments])?;
         let pooled = g.apply(Unit, &[mean])?;
-        let routed = experts::frames(g, w, &self.cba.routing, v, unit, noise, self.rounds(stage))?;
+        let tokens = experts::Tokens { v, unit, times: seen.times, segments: seen.segments, noise };
+        let routed = experts::frames(g, w, &self.cba.routing, &tokens, self.rounds(stage))?;
         Ok(VideoTensors {
             experts: routed.experts,
             bias,

@@ -112,6 +112,12 @@ pub struct Routing {
     pub z: f32,
     /// Weight of the squared cosines between what different experts add.
     pub decorrelation: f32,
+    /// Whether `topk-token` takes from a frame's logits their mean over the video: frames of one video look alike, and
+    /// without it all of them keep the same experts.
+    pub centre: bool,
+    /// Whether the logits of `topk-token` know the frame's seconds: it needs something to tell frames apart by.
+    /// Without `trunk.positions` there are none.
+    pub timed: bool,
     /// Whether training with `topk-token` adds noise of learned size to the logits.
     pub noise: bool,
 }
@@ -128,6 +134,8 @@ impl Default for Routing {
             balance: 0.01,
             z: 1e-3,
             decorrelation: 0.01,
+            centre: true,
+            timed: true,
             noise: true,
         }
     }
