@@ -65,7 +65,11 @@ impl Claim for FactorsClaim {
     fn sweeps(&self, variants: &[Variant]) -> Vec<Sweep> {
         let Some(cba) = find(variants, "cba") else { return vec![] };
         vec![
-            Sweep::setting(cba, "experts", &[1.0, 2.0, 3.0, 4.0, 8.0, 16.0], |c, x| c.routing.experts = x as usize),
+            // A configuration may not keep more experts than there are, also where a mode ignores it.
+            Sweep::setting(cba, "experts", &[1.0, 2.0, 3.0, 4.0, 8.0, 16.0], |c, x| {
+                c.routing.experts = x as usize;
+                c.routing.slots = c.routing.slots.min(c.routing.experts);
+            }),
             Sweep::setting(cba, "rank", &[1.0, 4.0, 16.0, 64.0], |c, x| c.routing.rank = x as usize),
         ]
     }

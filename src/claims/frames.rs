@@ -26,7 +26,7 @@ impl Claim for FramesClaim {
     }
 
     fn says(&self) -> &'static str {
-        "how many frames a video needs: nothing that could fail"
+        "how many frames a video needs"
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {

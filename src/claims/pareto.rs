@@ -32,7 +32,7 @@ impl Claim for ParetoClaim {
     }
 
     fn says(&self) -> &'static str {
-        "what routing costs in time and memory, and what it brings: nothing that could fail"
+        "what routing costs in time and memory, and what it brings"
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {

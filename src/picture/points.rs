@@ -241,8 +241,11 @@ fn draw_labels(spots: &[Vec<Spot>], edge: &[(f64, f64)], bounds: Rect) -> Markup
     html! {
         @for (((x, y), label), place) in labelled.iter().zip(&places) {
             @let near = place.nearest((*x, *y));
-            @if (near.0 - x).hypot(near.1 - y) > 12.0 {
-                line class="grid" x1=(px(*x)) y1=(px(*y)) x2=(px(near.0)) y2=(px(near.1)) {}
+            @let far = (near.0 - x).hypot(near.1 - y);
+            @if far > 12.0 {
+                @let (across, down) = ((near.0 - x) * RING / far, (near.1 - y) * RING / far);
+                line class="axis" stroke-opacity="0.7" x1=(px(x + across)) y1=(px(y + down)) x2=(px(near.0))
+                    y2=(px(near.1)) {}
             }
             text x=(px((place.0 + place.2) / 2.0)) y=(px(place.3 - LABEL * 0.3)) text-anchor="middle" font-size=(px(LABEL)) {
                 (label)

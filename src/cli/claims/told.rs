@@ -34,7 +34,7 @@ impl Told<'_> {
 
     /// The same on a page, with figures.
     pub fn report(&self) -> Report {
-        let about = format!("{}.\n{}.", self.outcome.says, self.circumstances());
+        let about = format!("{}\n{}", self.outcome.says, self.circumstances());
         let mut report = Report::new(format!("Claim: {}", self.outcome.claim)).text(about);
         for table in self.tables() {
             let head: Vec<&str> = table.head.iter().map(String::as_str).collect();
@@ -136,7 +136,8 @@ impl Told<'_> {
                 let s = Summary::of(values);
                 row.push(match values.len() {
                     0 => "–".into(),
-                    1 => format!("{:.digits$}", s.mean),
+                    // What no seed changes has no deviation.
+                    _ if s.sd == 0.0 => format!("{:.digits$}", s.mean),
                     _ => format!("{:.digits$} ± {:.digits$}", s.mean, s.sd),
                 });
             }
