@@ -7,6 +7,9 @@
 
 pub mod bars;
 pub mod factors;
+pub mod figures;
+pub mod frames;
+pub mod pareto;
 pub mod probe;
 pub mod run;
 pub mod spurious_background;
@@ -14,6 +17,7 @@ pub mod temporal_order;
 pub mod trained;
 
 pub use bars::{Bar, Judged, Rule, Table};
+pub use figures::Figure;
 pub use run::{Outcome, Request, run};
 
 use crate::data::worlds::Generator;
@@ -128,6 +132,7 @@ pub enum Effort {
 }
 
 /// One variant on one seed.
+#[derive(Copy, Clone)]
 pub struct Job<'a> {
     pub variant: &'a Variant,
     pub seed: u64,
@@ -152,9 +157,23 @@ pub trait Claim: Sync {
     fn measure(&self, job: &Job) -> Result<Measures>;
     /// What the table shows, in this order.
     fn columns(&self) -> &'static [&'static str];
+    /// What has to hold; empty for a claim that only measures.
     fn bars(&self) -> Vec<Bar>;
+    /// The table as pictures; as many of them whatever is missing from the table.
+    fn figures(&self, _: &Table) -> Vec<Figure> {
+        vec![]
+    }
+    /// Columns in percent: those that a sweep's figure shows.
+    fn percents(&self) -> &'static [&'static str] {
+        &["R@1"]
+    }
 }
 
 /// Every claim there is.
-pub static CLAIMS: &[&dyn Claim] =
-    &[&spurious_background::SpuriousBackgroundClaim, &factors::FactorsClaim, &temporal_order::TemporalOrderClaim];
+pub static CLAIMS: &[&dyn Claim] = &[
+    &spurious_background::SpuriousBackgroundClaim,
+    &factors::FactorsClaim,
+    &temporal_order::TemporalOrderClaim,
+    &pareto::ParetoClaim,
+    &frames::FramesClaim,
+];

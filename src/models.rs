@@ -10,11 +10,13 @@ pub mod mean_pool;
 pub mod parameters;
 pub mod perturb;
 pub mod plans;
+pub mod random_batch;
 pub mod rows;
 pub mod scorer;
 pub mod stability;
 pub mod standardise;
 pub mod tiles;
+pub mod timing;
 pub mod token_interaction;
 pub mod views;
 

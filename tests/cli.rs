@@ -420,6 +420,63 @@ fn every_command_shows_an_example_in_its_help() {
 }
 
 #[test]
+fn every_claim_runs_and_keeps_what_it_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = at(dir.path());
+    let help = ok(&["claims", "--help"]);
+    assert!(help.contains("Example"));
+    let with = |claim: &str, tail: &[&str]| {
+        let head = ["claims", claim, "--quick", "--only", "token-interaction", "--seeds", "1", "--device", "cpu"];
+        json(&[&head[..], &["--out", kept, "--json", "--quiet"], tail].concat())
+    };
+    for claim in moviola::claims::CLAIMS.iter().map(|c| c.name()) {
+        assert!(help.contains(&format!("\n  {claim} ")), "{claim} is not in the help");
+        let first = with(claim, &[]);
+        let measures = &first["table"]["variants"]["token-interaction"][0];
+        assert!(measures.as_object().unwrap().values().all(|v| v.as_f64().is_some_and(f64::is_finite)), "{first}");
+        assert!(first["bars"].as_array().unwrap().is_empty() && first["seconds"].as_f64().unwrap() > 0.0);
+        // Times would differ if they were measured again.
+        let [page, picture] = ["html", "svg"].map(|end| at(&dir.path().join(format!("{claim}.{end}"))).to_string());
+        let drawn = ["pareto", "frames"].contains(&claim);
+        let tail = ["--report", &page, "--figure", &picture];
+        let again = with(claim, &tail[..if drawn { 4 } else { 2 }]);
+        assert_eq!((&again["table"], again["seconds"].as_f64()), (&first["table"], Some(0.0)));
+        let page = std::fs::read_to_string(&page).unwrap();
+        assert!(page.contains("token-interaction") && page.contains("<table") && page.contains("<svg") == drawn);
+        assert_eq!(std::fs::read_to_string(&picture).is_ok_and(|svg| svg.starts_with("<svg")), drawn);
+    }
+    assert!(
+        ok(&["claims", "pareto", "--quick", "--only", "token-interaction", "--seeds", "1", "--out", kept])
+            .contains("nothing here is judged")
+    );
+}
+
+#[test]
+fn nonsense_about_claims_is_answered_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |claim: &str, tail: &[&str]| {
+        let out = run(&[&["claims", claim, "--quick", "--device", "cpu", "--out", at(dir.path())], tail].concat());
+        assert!(!out.status.success() && out.stdout.is_empty(), "{claim} {tail:?}");
+        text(&out.stderr)
+    };
+    for (claim, tail, words) in [
+        ("routing", &[][..], &["routing", "spurious-background, factors"][..]),
+        ("factors", &["--set", "routing.expert=3"], &["expert", "experts", "moviola train --help"]),
+        ("factors", &["--set", "experts"], &["KEY=VALUE"]),
+        ("factors", &["--only", "token-interaction", "--set", "world.nois=1"], &["nois", "noise", "world.json"]),
+        ("factors", &["--only", "nobody"], &["nobody", "token-interaction, cba"]),
+        ("factors", &["--sweep", "--only", "cba"], &["--sweep", "cannot be used with", "--only"]),
+        ("pareto", &["--sweep"], &["--sweep", "no sweeps", "leave it out"]),
+        ("factors", &["--figure", "x.svg"], &["--figure", "--sweep"]),
+        ("frames", &["--seeds", "0"], &["--seeds", "1 to 100"]),
+        ("frames", &["--generator", "other"], &["main or held-out"]),
+    ] {
+        let said = told(claim, tail);
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?} are not in: {said}");
+    }
+}
+
+#[test]
 fn a_step_in_chunks_is_a_setting_of_train_and_of_plan() {
     let dir = tempfile::tempdir().unwrap();
     let (world, out) = (world(dir.path()), dir.path().join("run"));

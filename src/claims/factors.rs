@@ -5,19 +5,19 @@
 //! a perturbed speed would change what a motion means, and every frame is foreground.
 
 use super::bars::{Bar, Rule, Table, difference};
-use super::trained::{Recipe, recall, train, world};
+use super::trained::{Recipe, recall, revised, train, world};
 use super::{Claim, Effort, Job, Measures, Sweep, Variant, find};
 use crate::data::Dataset;
 use crate::data::worlds::factors::Query;
 use crate::data::worlds::{Factors, Made};
 use crate::engine::graph::Kind;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::batch::Capacity;
 use crate::models::cba::config::{Router, Routing, RoutingMode, Sharing, Trunk};
 use crate::models::scorer::Scorer;
 use crate::models::{Config, build, folder, plans};
 use crate::train::TrainOptions;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub struct FactorsClaim;
 
@@ -34,19 +34,7 @@ impl Claim for FactorsClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        // A motion is seen over all frames; a pooled vector cannot know which factor will be asked for.
-        let trunk = Trunk { layers: 0, motion: 7, pooled: 0.0, ..Trunk::default() };
-        let recipe = Recipe {
-            effort,
-            tokens: 96,
-            words: 2,
-            frames: 8,
-            epochs: 10,
-            batch: 64,
-            learning_rate: 4e-3,
-            temperature: 0.1,
-            trunk,
-        };
+        let recipe = recipe(effort);
         let (options, plain) = (recipe.options(), |model| recipe.plain(model));
         let config = recipe.cba(&["counterfactual", "temporal"]);
         let mut three = Variant::new("cba", "soft routing, an expert a factor", config, options.clone());
@@ -85,7 +73,11 @@ impl Claim for FactorsClaim {
     fn sweeps(&self, variants: &[Variant]) -> Vec<Sweep> {
         let Some(cba) = find(variants, "cba") else { return vec![] };
         vec![
-            Sweep::setting(cba, "experts", &[1.0, 2.0, 3.0, 4.0, 8.0, 16.0], |c, x| c.routing.experts = x as usize),
+            // A configuration may not keep more experts than there are, also where a mode ignores it.
+            Sweep::setting(cba, "experts", &[1.0, 2.0, 3.0, 4.0, 8.0, 16.0], |c, x| {
+                c.routing.experts = x as usize;
+                c.routing.slots = c.routing.slots.min(c.routing.experts);
+            }),
             Sweep::setting(cba, "rank", &[1.0, 4.0, 16.0, 64.0], |c, x| c.routing.rank = x as usize),
         ]
     }
@@ -102,18 +94,22 @@ impl Claim for FactorsClaim {
         measures.insert("R@1".into(), recall(job, &model, &data)?[0]);
         let (built, _) = folder::load(&model)?;
         measures.insert("parameters".into(), built.parameters().count() as f64);
-        measures.insert("private MFLOP".into(), private_flops(built.config(), &data)? / 1e6);
+        measures.insert("private MFLOP".into(), private_flops(built.config(), gallery_of(&data))? / 1e6);
         if built.config().cba.as_ref().is_some_and(|c| is_routed(c.routing.mode)) {
             let shares = shares(job, &model, &data)?;
             measures.insert("NMI".into(), nmi(&shares, &queries));
             measures.insert("live experts".into(), live(&shares));
-            let stranger = other_router(job, &model)?;
+            let stranger = revised(job, &model, "stranger", |cba| cba.routing.router = Router::Neighbour)?;
             for (name, same) in [("R@1 other query", false), ("R@1 same factor", true)] {
                 let data = ordered(world.test(0)?, same);
                 measures.insert(name.into(), recall(job, &stranger, &data)?[0]);
             }
         }
         Ok(measures)
+    }
+
+    fn percents(&self) -> &'static [&'static str] {
+        &["R@1", "R@1 other query", "R@1 same factor"]
     }
 
     fn bars(&self) -> Vec<Bar> {
@@ -165,16 +161,38 @@ impl Claim for FactorsClaim {
     }
 }
 
+/// What is learned in this world, and for how long.
+pub(super) fn recipe(effort: Effort) -> Recipe {
+    // A motion is seen over all frames; a pooled vector cannot know which factor will be asked for.
+    let trunk = Trunk { layers: 0, motion: 7, pooled: 0.0, ..Trunk::default() };
+    Recipe {
+        effort,
+        tokens: 96,
+        words: 2,
+        frames: 8,
+        epochs: 10,
+        batch: 64,
+        learning_rate: 4e-3,
+        temperature: 0.1,
+        trunk,
+    }
+}
+
 fn is_routed(mode: RoutingMode) -> bool {
     !matches!(mode, RoutingMode::Off | RoutingMode::Dense)
 }
 
-/// FLOPs of what experts do not share, for the data's gallery.
-fn private_flops(config: &Config, data: &Dataset) -> Result<f64> {
+/// A gallery as large as the data's.
+fn gallery_of(data: &Dataset) -> Capacity {
     let videos = data.gallery();
     let frames = videos.iter().map(|v| data.videos.rows(*v)).sum();
+    Capacity { texts: 1, words: 1, videos: videos.len(), frames }
+}
+
+/// FLOPs of what experts do not share, for a full gallery.
+pub(super) fn private_flops(config: &Config, gallery: Capacity) -> Result<f64> {
     let model = build(config)?;
-    let graph = plans::fill_gallery(model.as_ref(), Capacity { texts: 1, words: 1, videos: videos.len(), frames })?;
+    let graph = plans::fill_gallery(model.as_ref(), gallery)?;
     let flops = graph.nodes.iter().map(|node| match &node.kind {
         Kind::Apply(op) if op.name() == "grouped_linear" => {
             let ins: Vec<_> = node.ins.iter().map(|v| graph.meta(*v)).collect();
@@ -230,17 +248,6 @@ fn live(shares: &[Vec<f32>]) -> f64 {
     let experts = shares.first().map_or(0, Vec::len);
     let mean = |e: usize| shares.iter().map(|s| s[e]).sum::<f32>() / shares.len().max(1) as f32;
     (0..experts).filter(|e| mean(*e) >= ALIVE).count() as f64
-}
-
-/// The model with a router that looks at the query beside.
-fn other_router(job: &Job, model: &Path) -> Result<PathBuf> {
-    let to = job.scratch.join("stranger");
-    let (built, params) = folder::load(model)?;
-    let mut config = built.config().clone();
-    let cba = config.cba.as_mut().ok_or_else(|| Error::shape("factors", "a routed model has a router"))?;
-    cba.routing.router = Router::Neighbour;
-    folder::save(&to, build(&config)?.as_ref(), &params, "a control of an experiment")?;
-    Ok(to)
 }
 
 /// The queries in an order in which each stands beside one for the same factor, or for another.

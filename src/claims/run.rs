@@ -113,6 +113,10 @@ pub fn run(
     let mut sweeps = vec![];
     if request.sweep {
         let all = claim.sweeps(&variants);
+        if all.is_empty() {
+            let what = format!("{} has no sweeps: its variants are its points", claim.name());
+            return Err(Error::config("--sweep", what, "leave it out"));
+        }
         let names = |s: &Sweep| s.points.iter().map(|(value, v)| (*value, v.name.clone())).collect();
         sweeps.extend(all.iter().map(|s| Swept { of: s.of.clone(), over: s.over.into(), points: names(s) }));
         variants = all.into_iter().flat_map(|s| s.points).map(|(_, variant)| variant).collect();

@@ -148,6 +148,10 @@ impl Claim for SpuriousBackgroundClaim {
         Ok(measures)
     }
 
+    fn percents(&self) -> &'static [&'static str] {
+        &["id t2v", "id v2t", "decor t2v", "decor v2t", "adv t2v", "adv v2t"]
+    }
+
     fn bars(&self) -> Vec<Bar> {
         let both = |of: &'static str, over: &'static str, test: &'static str| {
             move |t: &Table| {

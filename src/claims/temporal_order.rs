@@ -32,18 +32,7 @@ impl Claim for TemporalOrderClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        let trunk = Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() };
-        let recipe = Recipe {
-            effort,
-            tokens: 128,
-            words: 3,
-            frames: 32,
-            epochs: 4,
-            batch: 128,
-            learning_rate: 4e-3,
-            temperature: 0.05,
-            trunk,
-        };
+        let recipe = recipe(effort);
         let (options, plain) = (recipe.options(), |model| recipe.plain(model));
         let config = recipe.cba(&["routing", "counterfactual"]);
         let cba = Variant::new("cba", "temporal regularisation", config, options.clone());
@@ -109,6 +98,10 @@ impl Claim for TemporalOrderClaim {
         Ok(measures)
     }
 
+    fn percents(&self) -> &'static [&'static str] {
+        &["order", "order perturbed", "R@1", "R@1 perturbed"]
+    }
+
     fn bars(&self) -> Vec<Bar> {
         let lost = |t: &Table, of: &str| difference(&t.values(of, "order"), &t.values(of, "order perturbed"));
         let share = |a: Vec<f64>, b: Vec<f64>| {
@@ -159,6 +152,22 @@ impl Claim for TemporalOrderClaim {
     }
 }
 
+/// What is learned in this world, and for how long.
+pub(super) fn recipe(effort: Effort) -> Recipe {
+    let trunk = Trunk { layers: 1, heads: 4, expansion: 2, ..Trunk::default() };
+    Recipe {
+        effort,
+        tokens: 128,
+        words: 3,
+        frames: 32,
+        epochs: 4,
+        batch: 128,
+        learning_rate: 4e-3,
+        temperature: 0.05,
+        trunk,
+    }
+}
+
 /// Every video perturbed on its own.
 fn perturb(data: Dataset, how: &Perturbation, random: Random) -> Result<Dataset> {
     with_videos(data, |v, tokens, seconds| {
@@ -167,7 +176,7 @@ fn perturb(data: Dataset, how: &Perturbation, random: Random) -> Result<Dataset>
 }
 
 /// Of the queries that tell an order, how many score their video above its twin; ties count half. In percent.
-fn order_accuracy(scores: &Scores, queries: &[Query]) -> f64 {
+pub(super) fn order_accuracy(scores: &Scores, queries: &[Query]) -> f64 {
     let (mut asked, mut right) = (0, 0.0);
     for (i, query) in queries.iter().enumerate().filter(|(_, q)| q.ordered) {
         let Some(twin) = query.twin else { continue };
@@ -185,7 +194,7 @@ fn order_accuracy(scores: &Scores, queries: &[Query]) -> f64 {
 }
 
 /// R@1 text to video in percent: the best of the correct videos against all that are not; ties expected.
-fn recall_at_1(scores: &Scores, queries: &[Query]) -> f64 {
+pub(super) fn recall_at_1(scores: &Scores, queries: &[Query]) -> f64 {
     let hits = queries.iter().enumerate().map(|(i, query)| {
         let best = query.correct.iter().map(|v| scores.at(i, *v)).fold(f32::NEG_INFINITY, f32::max);
         let others = (0..scores.videos).filter(|v| !query.correct.contains(v)).map(|v| scores.at(i, v));

@@ -6,10 +6,10 @@ use crate::data::tokens::{InMemory, Tokens};
 use crate::error::{Error, Result};
 use crate::eval::scoring::{count_ranks, relevance};
 use crate::eval::{CaptionMode, Directions, Retrieval, Setting};
-use crate::models::Config;
 use crate::models::cba::config::{CbaConfig, Trunk};
 use crate::models::scorer::Scorer;
 use crate::models::tiles::Tile;
+use crate::models::{Config, build, folder};
 use crate::train::{Run, TrainOptions, Trainer};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -95,6 +95,20 @@ pub fn train(job: &Job, data: &Dataset, foreground: Option<&(dyn Fn(usize, usize
     let mut trainer = Trainer::new(&run, (job.open)()?, |_| {})?;
     let summary = trainer.run(job.stop, |_| {})?;
     if summary.stopped_early { Err(Error::Stopped) } else { Ok(out) }
+}
+
+/// A trained model with another setting of CBA that its parameters do not depend on, in a folder of its own.
+///
+/// # Errors
+/// When the model is not CBA, or takes other parameters then.
+pub fn revised(job: &Job, model: &Path, folder_name: &str, change: impl FnOnce(&mut CbaConfig)) -> Result<PathBuf> {
+    let to = job.scratch.join(folder_name);
+    let (built, params) = folder::load(model)?;
+    let mut config = built.config().clone();
+    let cba = config.cba.as_mut().ok_or_else(|| Error::shape(folder_name, "the model is not cba"))?;
+    change(cba);
+    folder::save(&to, build(&config)?.as_ref(), &params, "a control of an experiment")?;
+    Ok(to)
 }
 
 /// R@1 in percent, text to video and video to text, of all texts of a data set against its gallery; ties expected.

@@ -1,10 +1,10 @@
 //! `bench`: how fast ops, scoring and training steps are on a device, beside what the device could do.
 
-mod batch;
 mod dump;
 mod ops;
 mod profile;
 mod scoring;
+mod sizes;
 mod step;
 
 use super::Common;
@@ -46,12 +46,6 @@ impl Bench {
             Some(What::Step(c)) => c.run(common),
         }
     }
-}
-
-/// The middle of some times.
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Seconds that this process has kept cores busy, where the system tells (Linux).

@@ -1,31 +1,42 @@
 //! `claims`: experiments that could refute what the papers claim.
 
+mod told;
+
 use super::{Common, STOP, output, progress, settings};
-use crate::claims::bars::Summary;
-use crate::claims::run::Swept;
-use crate::claims::{CLAIMS, Claim, Effort, Outcome, Request, Variant, run};
+use crate::claims::{CLAIMS, Claim, Effort, Request, Table, Variant, run};
+use crate::data::files::write_whole;
 use crate::data::worlds::Generator;
 use crate::engine::backend::{self, DeviceChoice};
 use crate::error::{Error, Result};
 use clap::Args;
-use comfy_table::{CellAlignment, Table};
 use std::path::PathBuf;
+use told::Told;
 
 /// Run the experiment behind a claim: variants on fresh seeds, a table, and the bars it has to clear.
 #[derive(Args)]
 #[command(after_help = "\
+Claims:
+  spurious-background  the counterfactual branch suppresses shortcuts through the background
+  factors              routing emphasises the cue that a query asks for
+  temporal-order       temporal regularisation stabilises what a model knows of order
+  pareto               what routing costs in time and memory and what it brings; without bars
+  frames               recall by the number of frames a video is given; without bars
+
 Examples:
   moviola claims spurious-background                    five seeds, all variants, bars
   moviola claims spurious-background --quick            that it runs, in a minute; proves nothing
   moviola claims spurious-background --seed-base 77 --generator held-out --json
   moviola claims spurious-background --only cba,token-interaction --seeds 2
   moviola claims spurious-background --sweep --seeds 1     a table for each setting
+  moviola claims pareto --report pareto.html               the table and its pictures on one page
+  moviola claims frames --seeds 3 --figure frames.svg      the pictures alone
+  moviola claims factors --sweep --report sweep.html       a curve for each setting
   moviola claims factors --only cba --set routing.rank=32 --set train.epochs=8 --set world.noise=1
 
 Results are kept by variant and seed in --out: a run that was stopped goes on where it was. The exit status is not 0
-when a bar fails.")]
+when a bar fails. Times are those of the machine that the run was made on.")]
 pub struct Claims {
-    /// spurious-background, factors or temporal-order.
+    /// spurious-background, factors, temporal-order, pareto or frames.
     claim: String,
     /// Seeds a variant.
     #[arg(long, default_value_t = 5)]
@@ -51,6 +62,12 @@ pub struct Claims {
     /// Folder in which results are kept.
     #[arg(long, default_value = "moviola-claims", value_name = "DIR")]
     out: PathBuf,
+    /// Write a page with the table, the bars and the figures.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Write the figures alone.
+    #[arg(long, value_name = "FILE.svg")]
+    figure: Option<PathBuf>,
 }
 
 impl Claims {
@@ -66,6 +83,10 @@ impl Claims {
         };
         if self.seeds == 0 || self.seeds > 100 {
             return Err(Error::config("--seeds", format!("is {}", self.seeds), "use 1 to 100"));
+        }
+        if self.figure.is_some() && !self.sweep && claim.figures(&Table::default()).is_empty() {
+            let what = format!("{} has no figure of its variants", claim.name());
+            return Err(Error::config("--figure", what, "use --sweep for its curves, or --report for a page"));
         }
         let choice: DeviceChoice = common.device.parse()?;
         let (probe, why) = backend::open(&choice, common.threads, common.precision.into())?;
@@ -99,7 +120,14 @@ impl Claims {
         };
         let outcome = run(claim, &request, &open, &told, &STOP)?;
         bar.finish_and_clear();
-        output::result(common, &outcome, || text(claim, &outcome))?;
+        let told = Told { claim, outcome: &outcome };
+        if let Some(path) = &self.report {
+            told.report().write(path)?;
+        }
+        if let Some(path) = &self.figure {
+            write_whole(path, told.svg().as_bytes())?;
+        }
+        output::result(common, &outcome, || told.text())?;
         if outcome.holds() {
             return Ok(());
         }
@@ -114,76 +142,4 @@ fn find(name: &str) -> Result<&'static dyn Claim> {
         let names: Vec<&str> = CLAIMS.iter().map(|c| c.name()).collect();
         Error::config("claims", format!("there is no claim {name:?}"), format!("use one of {}", names.join(", ")))
     })
-}
-
-/// The table and the bars as people read them.
-fn text(claim: &dyn Claim, outcome: &Outcome) -> String {
-    let tables = if outcome.sweeps.is_empty() {
-        let mut rows: Vec<(String, &str)> = vec![];
-        for variant in claim.variants(Effort::Full) {
-            if let Some((name, _)) = outcome.table.variants.get_key_value(&variant.name) {
-                rows.push((name.clone(), name));
-            }
-        }
-        vec![table("variant", &rows, claim, outcome)]
-    } else {
-        let one = |sweep: &Swept| {
-            let rows: Vec<_> = sweep.points.iter().map(|(value, name)| (value.to_string(), name.as_str())).collect();
-            table(&format!("{}, {}", sweep.of, sweep.over), &rows, claim, outcome)
-        };
-        outcome.sweeps.iter().map(one).collect()
-    };
-    let generator = match outcome.generator {
-        Generator::Main => "main",
-        Generator::HeldOut => "held-out",
-    };
-    let (seeds, base) = (outcome.seeds.len(), outcome.seed_base);
-    let mut lines = vec![
-        outcome.says.clone(),
-        format!("{seeds} seeds from base {base}, {generator} generator, {}; mean ± sd", outcome.device),
-        tables.join("\n\n"),
-    ];
-    for bar in &outcome.bars {
-        let mark = match bar.holds {
-            Some(true) => "holds",
-            Some(false) => "FAILS",
-            None => "     ",
-        };
-        let value =
-            bar.mean.map_or("–".into(), |mean| plus_minus(Summary { mean, sd: bar.sd, ..Summary::default() }));
-        lines.push(format!("{mark}  {value:>12}  {}  ({})", bar.says, bar.needs));
-    }
-    if outcome.bars.is_empty() {
-        lines.push("not judged: bars are for all variants with full effort".into());
-    }
-    lines.join("\n")
-}
-
-/// Rows (what they are called, the variant they show) with a claim's columns.
-fn table(head: &str, rows: &[(String, &str)], claim: &dyn Claim, outcome: &Outcome) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header([head].into_iter().chain(claim.columns().iter().copied()));
-    for (called, variant) in rows {
-        let mut row = vec![called.clone()];
-        for column in claim.columns() {
-            let values = outcome.table.values(variant, column);
-            let s = Summary::of(&values);
-            row.push(if values.is_empty() { "–".into() } else { plus_minus(s) });
-        }
-        table.add_row(row);
-    }
-    table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
-    table.to_string()
-}
-
-/// Mean and standard deviation; recalls need one decimal, shares and ratios more.
-fn plus_minus(s: Summary) -> String {
-    let decimals = match s.mean.abs() {
-        x if x >= 1000.0 => 0,
-        x if x >= 10.0 => 1,
-        x if x >= 1.0 => 2,
-        _ => 3,
-    };
-    format!("{:.decimals$} ± {:.decimals$}", s.mean, s.sd)
 }

@@ -13,6 +13,29 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// The middle of some times; 0 of none.
+pub fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Seconds of contestants that run one after the other, turn by turn: what else a machine does then meets all of them,
+/// and ratios within a turn can be trusted where times cannot. `[turn][contestant]`; a first turn warms up and is not
+/// counted.
+///
+/// # Errors
+/// Those of `run`, which gets a contestant's number.
+pub fn in_turns(turns: usize, contestants: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<Vec<Vec<f64>>> {
+    let mut time = |which| {
+        let begun = Instant::now();
+        run(which)?;
+        Ok(begun.elapsed().as_secs_f64())
+    };
+    let mut turn = || (0..contestants).map(&mut time).collect::<Result<Vec<f64>>>();
+    turn()?;
+    (0..turns).map(|_| turn()).collect()
+}
+
 /// The median time of a sample and its work.
 #[derive(Copy, Clone, Debug, Serialize)]
 pub struct Measured {

@@ -159,7 +159,19 @@ fn draw_legend(lines: &[Vec<(f64, &Series)>]) -> Markup {
 }
 
 /// Grid lines, tick labels and axis labels of a plot that ends [`BOTTOM`] above the figure's lower edge.
-pub(super) fn grid(x: &Scale, y: &Scale, labels: (&str, &str), (width, height, top): (f64, f64, f64)) -> Markup {
+pub(super) fn grid(x: &Scale, y: &Scale, labels: (&str, &str), size: (f64, f64, f64)) -> Markup {
+    let ticks = x.ticks(((size.0 - LEFT) / 90.0) as usize);
+    let ticks: Vec<(f64, f64)> = ticks.into_iter().filter_map(|v| Some((v, x.at(v)?))).collect();
+    grid_at(&ticks, y, labels, size)
+}
+
+/// The same with ticks on the horizontal axis at given values and pixels.
+pub(super) fn grid_at(
+    ticks: &[(f64, f64)],
+    y: &Scale,
+    labels: (&str, &str),
+    (width, height, top): (f64, f64, f64),
+) -> Markup {
     let base = height - BOTTOM;
     let (x_label, y_label) = (clean(labels.0), clean(labels.1));
     let middle = (top + base) / 2.0;
@@ -168,9 +180,9 @@ pub(super) fn grid(x: &Scale, y: &Scale, labels: (&str, &str), (width, height, t
             line class="grid" x1=(px(LEFT)) y1=(px(at)) x2=(px(width - RIGHT)) y2=(px(at)) {}
             text class="soft" x=(px(LEFT - 8.0)) y=(px(at + 4.0)) text-anchor="end" font-size="11.5" { (label(value)) }
         }
-        @for (value, at) in x.ticks(((width - LEFT) / 90.0) as usize).into_iter().filter_map(|v| Some((v, x.at(v)?))) {
-            line class="axis" x1=(px(at)) y1=(px(base)) x2=(px(at)) y2=(px(base + 4.0)) {}
-            text class="soft" x=(px(at)) y=(px(base + 18.0)) text-anchor="middle" font-size="11.5" { (label(value)) }
+        @for (value, at) in ticks {
+            line class="axis" x1=(px(*at)) y1=(px(base)) x2=(px(*at)) y2=(px(base + 4.0)) {}
+            text class="soft" x=(px(*at)) y=(px(base + 18.0)) text-anchor="middle" font-size="11.5" { (label(*value)) }
         }
         line class="axis" x1=(px(LEFT)) y1=(px(base)) x2=(px(width - RIGHT)) y2=(px(base)) {}
         text x=(px((LEFT + width - RIGHT) / 2.0)) y=(px(height - 12.0)) text-anchor="middle" font-size="12.5" {

@@ -1,6 +1,7 @@
 //! Where the time of a plan goes: every command alone, summed by op.
 
-use super::{cpu_seconds, median};
+use super::cpu_seconds;
+use crate::engine::bench::median;
 use crate::engine::scheduler::executor::Executor;
 use crate::engine::scheduler::plan::{Command, Plan};
 use crate::engine::tensor::Counts;

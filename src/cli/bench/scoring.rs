@@ -1,8 +1,8 @@
 //! `bench scoring`: all pairs of texts and videos by token interaction, beside the matrix product inside of it.
 
 use super::super::{Common, device, output};
-use super::batch::Sizes;
-use super::median;
+use super::sizes;
+use crate::engine::bench::{in_turns, median};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::interact::{Interact, MAX_SLOTS};
 use crate::engine::op::linear::Linear;
@@ -10,9 +10,9 @@ use crate::engine::scheduler::executor::Executor;
 use crate::engine::scheduler::plan::{StateLayout, plan};
 use crate::engine::tensor::{Counts, Dim, Meta};
 use crate::error::{Error, Result};
+use crate::models::random_batch::Sizes;
 use clap::Args;
 use serde::Serialize;
-use std::time::Instant;
 
 /// Texts whose words the matrix product takes at a time: enough for its best speed, few enough that its result, which
 /// scoring never writes, takes little memory.
@@ -66,15 +66,15 @@ struct Report {
 impl Scoring {
     pub fn run(&self, common: &Common) -> Result<()> {
         let &Scoring { texts, videos, words, frames, dim, experts, ragged, runs } = self;
-        let sizes = Sizes { texts, videos, words, frames, dim, ragged };
+        let batch = Sizes { texts, videos, words, frames, dim, ragged };
         if !(1..=10_000).contains(&runs) {
             return Err(Error::config("--runs", format!("is {runs}"), "use 1 to 10000"));
         }
         if !(1..=MAX_SLOTS).contains(&experts) {
             return Err(Error::config("--experts", format!("is {experts}"), format!("use 1 to {MAX_SLOTS}")));
         }
-        Sizes { frames: frames.saturating_mul(experts), ..sizes }.check()?;
-        let batch = sizes.batch();
+        sizes::check(&Sizes { frames: frames.saturating_mul(experts), ..batch })?;
+        let batch = batch.batch();
         let (rows, columns) = (batch.texts.rows(), batch.videos.rows());
         let part = rows.min(TEXTS_AT_A_TIME * (words + 1));
         let graphs = [self.scoring(rows, columns)?, product(rows, columns, experts, part, dim)?];
@@ -100,21 +100,12 @@ impl Scoring {
         let parts = rows.div_ceil(part);
         // The last part is as large as the others; its surplus is taken off.
         let surplus = (parts * part) as f64 / rows as f64;
-        let (mut scoring, mut product, mut ratios) = (vec![], vec![], vec![]);
-        for turn in 0..=runs {
-            let begun = Instant::now();
-            executor.compute(0, Counts::default())?;
-            let all = begun.elapsed().as_secs_f64();
-            let begun = Instant::now();
-            (0..parts).try_for_each(|_| executor.compute(1, Counts::default()))?;
-            let alone = begun.elapsed().as_secs_f64() / surplus;
-            // The first turn warms up.
-            if turn > 0 {
-                scoring.push(all);
-                product.push(alone);
-                ratios.push(all / alone);
-            }
-        }
+        let times = in_turns(runs, 2, |which| match which {
+            0 => executor.compute(0, Counts::default()),
+            _ => (0..parts).try_for_each(|_| executor.compute(1, Counts::default())),
+        })?;
+        let (scoring, product): (Vec<f64>, Vec<f64>) = times.iter().map(|t| (t[0], t[1] / surplus)).unzip();
+        let ratios: Vec<f64> = scoring.iter().zip(&product).map(|(all, alone)| all / alone).collect();
         let (seconds, gemm_seconds) = (median(scoring), median(product));
         let flops = 2.0 * rows as f64 * (columns * experts) as f64 * dim as f64;
         let report = Report {

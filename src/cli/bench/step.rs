@@ -2,16 +2,17 @@
 
 use super::super::settings::RunConfig;
 use super::super::{Common, device, output};
-use super::batch::{Batch, SEED, Sizes};
 use super::profile::{self, Line};
-use super::{cpu_seconds, dump, median};
+use super::{cpu_seconds, dump, sizes};
 use crate::engine::backend::Backend;
+use crate::engine::bench::median;
 use crate::engine::fuse::fuse;
 use crate::engine::scheduler::executor::{Executor, Outputs, SlotWriter};
 use crate::engine::scheduler::plan::{Plan, StateLayout, plan};
 use crate::error::{Error, Result};
 use crate::models::parameters::Parameter;
 use crate::models::plans::{Optimiser, gradients, training};
+use crate::models::random_batch::{Batch, SEED, Sizes};
 use crate::models::{Config, Model, Stage, build};
 use clap::Args;
 use serde::Serialize;
@@ -91,7 +92,7 @@ struct Profile {
 
 impl Step {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let sizes = Sizes {
+        let batch = Sizes {
             texts: self.batch,
             videos: self.batch,
             words: self.words,
@@ -99,13 +100,13 @@ impl Step {
             dim: self.dim,
             ragged: self.ragged,
         };
-        sizes.check()?;
+        sizes::check(&batch)?;
         if self.steps == 0 || self.steps > MOST_STEPS {
             return Err(Error::config("--steps", format!("is {}", self.steps), format!("use 1 to {MOST_STEPS}")));
         }
         let model = build(&self.config()?)?;
         let backend = device::open(common)?;
-        let batch = sizes.batch();
+        let batch = batch.batch();
         if self.profile {
             self.profile(common, model.as_ref(), &batch, backend)
         } else {

@@ -1,10 +1,10 @@
-//! A batch of random tokens that is the same on every machine.
+//! A batch of random tokens that is the same on every machine: what benchmarks are run on.
 
+use super::Config;
+use super::batch::{Capacity, Rows, pack_texts, pack_videos};
+use super::views::{Views, pack_views};
 use crate::engine::scheduler::executor::SlotWriter;
-use crate::error::{Error, Result};
-use crate::models::Config;
-use crate::models::batch::{Capacity, Rows, pack_texts, pack_videos};
-use crate::models::views::{Views, pack_views};
+use crate::error::Result;
 use crate::random::Random;
 
 /// Seed of everything a benchmark makes up.
@@ -13,8 +13,6 @@ pub const SEED: u64 = 20_261_120;
 const WORDS: u64 = 1;
 const FRAMES: u64 = 2;
 const LENGTHS: u64 = 3;
-/// Most numbers of one side: a limit against slips of the finger.
-const MOST: usize = 1 << 31;
 
 /// Pairs whose text (video) has the number of the one before it in every so many, so that masks have work.
 const SAME_VIDEO: u32 = 16;
@@ -89,26 +87,6 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// # Errors
-    /// When a size is 0 or the tokens would not fit any machine.
-    pub fn check(&self) -> Result<()> {
-        let named = [("--texts or --batch", self.texts), ("--videos or --batch", self.videos), ("--words", self.words)];
-        for (flag, n) in named.into_iter().chain([("--frames", self.frames), ("--dim", self.dim)]) {
-            if n == 0 {
-                return Err(Error::config(flag, "is 0", "use 1 or more"));
-            }
-        }
-        let words = self.words.checked_add(1);
-        for (rows, items) in [(words, self.texts), (Some(self.frames), self.videos)] {
-            let numbers = rows.and_then(|n| n.checked_mul(items)).and_then(|n| n.checked_mul(self.dim));
-            if numbers.is_none_or(|n| n > MOST) {
-                let what = format!("{items} items of that size have more than {MOST} numbers");
-                return Err(Error::config("the batch", what, "make it smaller"));
-            }
-        }
-        Ok(())
-    }
-
     pub fn batch(&self) -> Batch {
         let lengths = |stream: u64, n: usize, most: usize| {
             let random = Random::new(SEED, LENGTHS + stream);
@@ -170,13 +148,5 @@ mod tests {
         assert!((0.8..1.2).contains(&square), "{square}");
         assert_eq!(batch.texts.segments().last().copied(), Some(batch.texts.rows() as u32));
         assert!((1..50).any(|i| batch.video_key[i] == batch.video_key[i - 1]), "masks have work");
-    }
-
-    #[test]
-    fn sizes_of_nothing_and_of_everything_are_refused() {
-        assert!(SIZES.check().is_ok());
-        assert!(Sizes { dim: 0, ..SIZES }.check().is_err());
-        assert!(Sizes { words: usize::MAX, ..SIZES }.check().is_err());
-        assert!(Sizes { frames: 1 << 30, ..SIZES }.check().is_err());
     }
 }
