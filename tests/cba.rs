@@ -153,11 +153,7 @@ fn every_form_trains_and_logs_its_terms() {
     let [data, _] = world(dir.path(), fresh_seed());
     type Change = fn(&mut CbaConfig);
     let forms: [(&str, &[&str], Change); 7] = [
-        (
-            "default",
-            &["contrast", "pooled", "uniform", "swap", "consistency", "balance", "router_z", "decorrelation"],
-            |_| (),
-        ),
+        ("default", &["contrast", "pooled", "uniform", "consistency", "balance", "router_z", "decorrelation"], |_| ()),
         ("token", &["balance"], |c| (c.routing.mode, c.routing.experts) = (RoutingMode::TopkToken, 8)),
         ("query", &["balance"], |c| c.routing.mode = RoutingMode::TopkQuery),
         ("frames swapped", &["swap", "swap_consistency"], |c| {

@@ -305,10 +305,20 @@ fn a_step_is_dumped_with_every_input_of_its_losses() {
     let out = dir.path().join("dump");
     let args = |more: &[&'static str]| [&step[..], &sizes, &["--dump", at(&out)], more].concat().join("\n");
     for (more, names) in [
-        (&[][..], &["words", "frame_times", "donor_video", "perturbed_first", "perturbed_segments"][..]),
+        (
+            &["--set", "counterfactual.swap=0.5"][..],
+            &["words", "frame_times", "donor_video", "perturbed_first", "perturbed_segments"][..],
+        ),
         (&["--set", "routing.mode=topk-token", "--set", "temporal.order=1"], &["router_noise", "reversed"]),
         (
-            &["--set", "counterfactual.foreground=given", "--set", "counterfactual.exchange=frames"],
+            &[
+                "--set",
+                "counterfactual.foreground=given",
+                "--set",
+                "counterfactual.exchange=frames",
+                "--set",
+                "counterfactual.swap=0.5",
+            ],
             &["own", "background"],
         ),
     ] {

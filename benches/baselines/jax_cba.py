@@ -109,8 +109,15 @@ def encode_video(params, config, joint, times, mask):
     }
 
 
+def projected(params, name, x):
+    """Tokens in the joint space; standardised first where the model has statistics."""
+    if f"{name}.mean" in params:
+        x = (x - params[f"{name}.mean"]) * params[f"{name}.inverse_deviation"]
+    return linear(params, name, x)
+
+
 def encode_text(params, batch, config):
-    words, sentence = linear(params, "text", batch["words"]), linear(params, "text", batch["sentence"])
+    words, sentence = projected(params, "text", batch["words"]), projected(params, "text", batch["sentence"])
     if config["cba"]["trunk"]["positions"]:
         # A sentence vector stands nowhere: its place is 0.
         words = words + linear(params, "word_place", batch["word_places"])
@@ -201,7 +208,7 @@ def cba(params, batch, config):
     c = modules["counterfactual"]
     scale = params["log_scale"]
     encode = functools.partial(encode_video, params, config)
-    joint, mask, times = linear(params, "video", batch["frames"]), batch["frame_mask"], batch.get("frame_times")
+    joint, mask, times = projected(params, "video", batch["frames"]), batch["frame_mask"], batch.get("frame_times")
     text, video = encode_text(params, batch, config), encode(joint, times, mask)
 
     met = cosines(text, video)
@@ -219,11 +226,12 @@ def cba(params, batch, config):
     alone = jnp.where(jnp.sum(background, axis=1) > 0, alone, 0.0)
     terms["uniform"] = (c["uniform"], uniformity(alone, scale))
 
-    mean = 2.0 * jnp.einsum("mtd,mt->md", joint, background / jnp.sum(mask, axis=1, keepdims=True))
-    swapped = encode(joint + (mean[batch["donor_video"]] - mean)[:, None], times, mask)
-    swapped = pair_scores(cosines(text, swapped), text, swapped["bias"], config)
-    terms["swap"] = (c["swap"], contrast(swapped, scale, batch))
-    terms["swap_consistency"] = (c["swap"], consistency(scores, swapped, scale))
+    if c["swap"] > 0:
+        mean = 2.0 * jnp.einsum("mtd,mt->md", joint, background / jnp.sum(mask, axis=1, keepdims=True))
+        swapped = encode(joint + (mean[batch["donor_video"]] - mean)[:, None], times, mask)
+        swapped = pair_scores(cosines(text, swapped), text, swapped["bias"], config)
+        terms["swap"] = (c["swap"], contrast(swapped, scale, batch))
+        terms["swap_consistency"] = (c["swap"], consistency(scores, swapped, scale))
 
     moved = jnp.einsum("mst,mtd->msd", batch["perturbed_mix"], joint)
     moved = encode(moved, batch.get("perturbed_times"), batch["perturbed_mask"])
