@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_sweep_becomes_curves_of_what_was_measured() {
-        let seeds = |a: f64, b: f64| vec![a, b].into_iter().map(|x| Measures::from([("R@1".into(), x)])).collect();
+        let seeds = |a: f64, b: f64| [a, b].into_iter().map(|x| Measures::from([("R@1".into(), x)])).collect();
         let variants = BTreeMap::from([("a-1".to_string(), seeds(10.0, 20.0)), ("a-8".to_string(), seeds(30.0, 30.0))]);
         let points = vec![(1.0, "a-1".into()), (8.0, "a-8".into()), (16.0, "a-16".into())];
         let sweep = Swept { of: "a".into(), over: "experts".into(), points };

@@ -53,7 +53,7 @@ impl Claim for FramesClaim {
     }
 
     fn columns(&self) -> &'static [&'static str] {
-        &["R@1", "order"]
+        &["R@1", "order accuracy"]
     }
 
     fn measure(&self, job: &Job) -> Result<Measures> {
@@ -63,7 +63,7 @@ impl Claim for FramesClaim {
         let scores = scores(job, &model, &data)?;
         Ok(Measures::from([
             ("R@1".into(), recall_at_1(&scores, &queries)),
-            ("order".into(), order_accuracy(&scores, &queries)),
+            ("order accuracy".into(), order_accuracy(&scores, &queries)),
         ]))
     }
 
@@ -102,7 +102,7 @@ impl Claim for FramesClaim {
             figure(
                 "Order and frames",
                 "order accuracy (%)",
-                "order",
+                "order accuracy",
                 "Of the captions that tell an order, how many score their video above the one in the other order; 50 is \
                  chance.",
             ),
