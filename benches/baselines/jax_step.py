@@ -60,7 +60,7 @@ def make_step(loss, meta):
             new_m[name] = beta1 * m[name] + (1.0 - beta1) * g
             new_v[name] = beta2 * v[name] + (1.0 - beta2) * g * g
             update = new_m[name] * correction1 / (jnp.sqrt(new_v[name] * correction2) + eps)
-            new = p - rate * (update + (decay * p if name in decayed else 0.0))
+            new = p - rate * meta["rates"][name] * (update + (decay * p if name in decayed else 0.0))
             new_params[name] = jnp.minimum(new, meta["largest_log_scale"]) if name.endswith("log_scale") else new
         return new_params, new_m, new_v, t, value
 

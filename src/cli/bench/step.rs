@@ -200,7 +200,8 @@ impl Step {
             "seed": SEED,
             "loss": outputs.scalar("loss").ok(),
             "terms": outputs.scalars().filter(|(name, _)| *name != "loss").collect::<BTreeMap<_, _>>(),
-            "frozen": list(&|p| p.rate == 0.0),
+            // Factors of the learning rate; 0 for what is not learned.
+            "rates": model.parameters().list.iter().map(|p| (p.name.clone(), p.rate)).collect::<BTreeMap<_, _>>(),
             "learning_rate": LEARNING_RATE,
             "weight_decay": WEIGHT_DECAY,
             "decayed": list(&|p| p.decay),
