@@ -165,6 +165,18 @@ pub trait Model: Send + Sync {
     fn stages(&self) -> Vec<(f32, Stage)> {
         vec![(0.0, Stage::default())]
     }
+
+    /// How far the foregrounds of matched pairs have to lead before the losses that need right masks are learned from;
+    /// where it is given there are [`Model::alone`] and a form of each stage that is [`Stage::shut`].
+    fn gate(&self) -> Option<f32> {
+        None
+    }
+
+    /// Scores `[1, N, M]` of the foreground alone, and of the background alone. Text i belongs to video i, whose mask it
+    /// makes.
+    fn alone(&self, _: &mut Graph, _: &TextSide, _: &VideoSide) -> Result<[Value; 2]> {
+        Err(Error::shape(&self.config().model, "has no foreground"))
+    }
 }
 
 /// What changes the graph of a training step within a run.
@@ -172,6 +184,8 @@ pub trait Model: Send + Sync {
 pub struct Stage {
     /// Projections are rounded as int8 rounds them.
     pub quantised: bool,
+    /// The model's gate is shut: what stands behind it is left out.
+    pub shut: bool,
 }
 
 /// What [`Model::represent`] makes of a batch; an absent value holds its place.

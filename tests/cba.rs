@@ -157,11 +157,12 @@ fn every_form_trains_and_logs_its_terms() {
         ("token", &["balance"], |c| (c.routing.mode, c.routing.experts) = (RoutingMode::TopkToken, 8)),
         ("query", &["balance"], |c| c.routing.mode = RoutingMode::TopkQuery),
         ("frames swapped", &["swap", "swap_consistency"], |c| {
-            (c.counterfactual.swap, c.counterfactual.exchange) = (0.5, Swap::Frames);
+            let n = &mut c.counterfactual;
+            (n.swap, n.exchange, n.gate) = (0.5, Swap::Frames, -2.0);
         }),
         ("all on", &["swap", "background_margin", "augment", "order"], |c| {
             let n = &mut c.counterfactual;
-            (n.swap, n.exchange, n.margin, n.hard_negatives) = (0.5, Swap::Mean, 0.1, 2.0);
+            (n.swap, n.exchange, n.gate, n.margin, n.hard_negatives) = (0.5, Swap::Mean, -2.0, 0.1, 2.0);
             (c.temporal.augment, c.temporal.order) = (0.5, 0.1);
         }),
         ("told the foreground", &["uniform"], |c| c.counterfactual.foreground = Foreground::Given),
@@ -175,7 +176,7 @@ fn every_form_trains_and_logs_its_terms() {
         assert_eq!(all.len(), 10, "{name}");
         let logged = |line: &Line| match line {
             Line::Step { terms: logged, .. } => terms.iter().all(|t| logged.get(*t).is_some_and(|x| x.is_finite())),
-            Line::Validation { .. } => true,
+            Line::Gate { .. } | Line::Validation { .. } => true,
         };
         assert!(lines.iter().all(logged), "{name}: {lines:?}");
     }

@@ -37,7 +37,7 @@ and, for cba:
   [trunk]           layers heads expansion positions motion standardise mixing pooled
   [routing]         mode = \"off|dense|soft|topk-query|topk-token\"  experts slots rank sharing router
                     balance z decorrelation centre timed noise
-  [counterfactual]  uniform swap margin hard_negatives foreground
+  [counterfactual]  uniform swap exchange gate margin hard_negatives foreground
   [temporal]        consistency augment order drop jitter slowest fastest
   [quantisation]    int8 from")]
 pub struct Train {
@@ -103,6 +103,7 @@ pub fn train_model(common: &Common, run: &Run) -> Result<Summary> {
         }
     })?;
     let bar = progress::bar(common, &run.config.model, trainer.steps() as u64);
+    let mut was_open = false;
     let summary = trainer.run(&STOP, |event| match event {
         Event::Start { step, .. } => bar.set_position(step as u64),
         Event::Line(Line::Step { step, loss, .. }) => {
@@ -112,6 +113,14 @@ pub fn train_model(common: &Common, run: &Run) -> Result<Summary> {
         Event::Line(Line::Validation { epoch, recall_at_1, best, .. }) => {
             let mark = if *best { ", best so far" } else { "" };
             bar.suspend(|| output::note(common, format!("epoch {epoch}: validation R@1 {recall_at_1:.1}{mark}")));
+        }
+        Event::Line(Line::Gate { step, lead, open }) => {
+            if *open != was_open {
+                let (now, then) = if *open { ("opens", "are learned from") } else { ("shuts", "are left out") };
+                let text = format!("step {step}: the gate {now} (lead {lead:.2}); swapped backgrounds {then}");
+                bar.suspend(|| output::note(common, text));
+            }
+            was_open = *open;
         }
         Event::Checkpoint(_) | Event::Warning(_) => {}
     })?;
@@ -128,7 +137,7 @@ pub fn train_model(common: &Common, run: &Run) -> Result<Summary> {
 pub fn loss_curve(lines: &[Line]) -> String {
     let losses = lines.iter().filter_map(|l| match l {
         Line::Step { step, loss, .. } => Some((*step as f64, f64::from(*loss))),
-        Line::Validation { .. } => None,
+        Line::Gate { .. } | Line::Validation { .. } => None,
     });
     Curves::new("Training", "step", "loss (nats)").series("training loss", losses.collect()).svg()
 }

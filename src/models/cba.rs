@@ -335,9 +335,25 @@ impl Model for Cba {
     fn stages(&self) -> Vec<(f32, Stage)> {
         let mut stages = vec![(0.0, Stage::default())];
         if self.cba.quantisation.from < 1.0 {
-            stages.push((self.cba.quantisation.from, Stage { quantised: true }));
+            stages.push((self.cba.quantisation.from, Stage { quantised: true, shut: false }));
         }
         stages
+    }
+    fn gate(&self) -> Option<f32> {
+        let c = &self.cba.counterfactual;
+        (c.swap > 0.0 && c.gate > -2.0).then_some(c.gate)
+    }
+    fn alone(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<[Value; 2]> {
+        let (t, v) = (TextTensors::of(text.tensors), VideoTensors::of(video.tensors));
+        let segments = [text.inputs.segments, video.inputs.segments];
+        let op = self.op(self.config.max_frames);
+        let mut scores = [Value::ABSENT; 2];
+        for (scores, keep_background) in scores.iter_mut().zip([false, true]) {
+            let mask = Foreground { interact: op, keep_background };
+            let mask = g.apply(mask, &Self::operands(&t, &v, segments, Value::ABSENT)[..10])?;
+            *scores = g.apply_all(op, &Self::operands(&t, &v, segments, mask))?[1];
+        }
+        Ok(scores)
     }
 }
 

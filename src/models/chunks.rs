@@ -11,8 +11,8 @@
 //!   pull      a chunk ── represent ── backwards from ∂loss/∂kept ── adds to gradient      once a chunk
 //!   update    gradient ── clip ── AdamW ──► parameters             once
 //! ```
-//! Loss and gradient are those of [`training`](super::plans::training), summed in another order. `kept.0`, `kept.1`, …
-//! are states of the whole batch's size, and a chunk's rows stand in them where the batch says. A gradient takes the
+//! Loss and gradient are those of [`training`](super::plans::training), summed in another order. States `kept.N`,
+//! N a place among what is represented, are of the whole batch's size, and a chunk's rows stand in them where the batch says. A gradient takes the
 //! place of its value. Parameters change in `update` alone, so a step that was broken off has not happened.
 //!
 //! What a chunk cannot know is what stands in others: donors of swapped backgrounds, and the neighbours of
@@ -83,12 +83,13 @@ struct Kept {
 }
 
 impl Kept {
-    fn of(i: usize, place: usize, meta: Meta) -> Result<Kept> {
+    /// The state is called after the place: it is the same in all forms of a step.
+    fn of(place: usize, meta: Meta) -> Result<Kept> {
         let rest = meta.dims().get(1..).unwrap_or(&[]).iter();
         match meta.dims().first() {
             Some(Dim::Ragged(axis, rows)) if rest.clone().all(|d| matches!(d, Dim::Fixed(_))) => {
                 let cols = rest.map(|d| d.cap()).product();
-                Ok(Kept { state: format!("kept.{i}"), place, axis: *axis, rows: *rows, cols, meta })
+                Ok(Kept { state: format!("kept.{place}"), place, axis: *axis, rows: *rows, cols, meta })
             }
             _ => Err(Error::shape("train.chunk", format!("{meta} has no rows of items that could be kept"))),
         }
@@ -138,7 +139,7 @@ impl Layout {
             } else if known.is_some() {
                 known
             } else {
-                layout.kept.push(Kept::of(layout.kept.len(), place, meta)?);
+                layout.kept.push(Kept::of(place, meta)?);
                 Some(layout.kept.len() - 1)
             };
             layout.places.push(kept);

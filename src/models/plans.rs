@@ -122,6 +122,26 @@ pub fn gradients(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     Ok(g)
 }
 
+/// The outputs of [`alone`].
+pub const FOREGROUND_SCORES: &str = "foreground_scores";
+pub const BACKGROUND_SCORES: &str = "background_scores";
+
+/// What matched pairs score by their foreground alone and by their background alone ([`Model::alone`]), `[1, N, M]` each.
+pub fn alone(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
+    let mut g = Graph::new();
+    let config = model.config();
+    let weights = model.parameters().weights(&mut g)?;
+    let text = TextInputs::declare(&mut g, capacity, config)?;
+    let video = VideoInputs::declare(&mut g, capacity, config)?;
+    let (texts, videos) = (model.text(&mut g, &weights, &text)?, model.video(&mut g, &weights, &video)?);
+    let text_side = TextSide { inputs: &text, tensors: &texts };
+    let video_side = VideoSide { inputs: &video, tensors: &videos };
+    let [foreground, background] = model.alone(&mut g, &text_side, &video_side)?;
+    g.output(FOREGROUND_SCORES, foreground);
+    g.output(BACKGROUND_SCORES, background);
+    Ok(g)
+}
+
 /// Encodes videos into the resident gallery: states `gallery.0`, `gallery.1`, … and `gallery.segments`.
 pub fn fill_gallery(model: &dyn Model, capacity: Capacity) -> Result<Graph> {
     let mut g = Graph::new();

@@ -30,8 +30,11 @@ fn side(rows: &dyn Rows, items: &[usize], most: usize) -> (usize, usize) {
     (count, (count * longest).min(total).min(ROWS).max(longest))
 }
 
+/// How many plans tiles are made with.
+pub const PLANS: usize = 2;
+
 /// The two graphs that tiles are made with, in the order in which [`Tiler`] expects their plans.
-pub fn graphs(model: &dyn Model, capacity: Capacity) -> Result<[(&'static str, Graph); 2]> {
+pub fn graphs(model: &dyn Model, capacity: Capacity) -> Result<[(&'static str, Graph); PLANS]> {
     Ok([
         ("fill gallery", plans::fill_gallery(model, capacity)?),
         ("score gallery", plans::score_gallery(model, capacity)?),

@@ -28,6 +28,9 @@ pub struct State {
     pub validated: usize,
     /// Mean R@1 of the best validation so far.
     pub best: Option<f64>,
+    /// Whether the model's gate was open in the last step; without a gate it is.
+    #[serde(default)]
+    pub open: bool,
     pub options: TrainOptions,
     pub config: Config,
     /// What the run was trained on: pairs, videos, texts and a checksum of their ids.
@@ -42,6 +45,7 @@ impl State {
             step: 0,
             validated: 0,
             best: None,
+            open: false,
             options: options.clone(),
             config: config.clone(),
             data: data.into(),

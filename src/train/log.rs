@@ -22,6 +22,13 @@ pub enum Line {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         terms: BTreeMap<String, f32>,
     },
+    /// Before the step that follows `step` finished ones.
+    Gate {
+        step: usize,
+        /// What held-out pairs score by their foreground alone, less what they score by their background alone.
+        lead: f32,
+        open: bool,
+    },
     Validation {
         step: usize,
         epoch: usize,
@@ -45,6 +52,7 @@ impl Log {
     pub fn open(path: &Path, steps: usize, validated: usize) -> Result<Log> {
         let happened = |line: &Line| match line {
             Line::Step { step, .. } => *step <= steps,
+            Line::Gate { step, .. } => *step < steps,
             Line::Validation { step, .. } => *step <= validated,
         };
         let kept: String = match File::open(path) {

@@ -5,7 +5,7 @@ use crate::engine::graph::Graph;
 use crate::error::Result;
 use crate::models::batch::Capacity;
 use crate::models::plans::{self, Optimiser};
-use crate::models::{Model, chunks};
+use crate::models::{Model, Stage, chunks};
 use std::ops::Range;
 
 /// A run of one plan. Chunks are ranges of the batch's pairs.
@@ -29,7 +29,7 @@ impl Part {
         encode.chain([Part::Compare]).chain(ranges().map(Part::Pull)).chain([Part::Update]).collect()
     }
 
-    /// The place of its plan among those of a stage.
+    /// The place of its plan among those of a form.
     pub fn plan(&self) -> usize {
         match self {
             Part::Whole => 0,
@@ -60,12 +60,19 @@ impl Part {
     }
 }
 
-/// Plans of a stage.
-pub fn plans_of_a_stage(options: &TrainOptions) -> usize {
+/// The forms of a step: the model's stages, and behind them, where it has a gate, the same with the gate shut.
+pub fn forms(model: &dyn Model) -> Vec<Stage> {
+    let stages = || model.stages().into_iter().map(|(_, stage)| stage);
+    let shut = stages().filter(|_| model.gate().is_some()).map(|stage| Stage { shut: true, ..stage });
+    stages().chain(shut).collect()
+}
+
+/// Plans of a form.
+pub fn plans_of_a_form(options: &TrainOptions) -> usize {
     if options.chunk == 0 { 1 } else { chunks::PLANS }
 }
 
-/// The graphs of every stage, [`plans_of_a_stage`] each; `capacity` gives the rows of a batch of so many pairs.
+/// The graphs of every form, [`plans_of_a_form`] each; `capacity` gives the rows of a batch of so many pairs.
 pub fn graphs(
     model: &dyn Model,
     options: &TrainOptions,
@@ -75,8 +82,10 @@ pub fn graphs(
 ) -> Result<Vec<(String, Graph)>> {
     let batch = options.batch.min(pairs);
     let mut graphs = vec![];
-    for (_, stage) in model.stages() {
-        let name = |part: &str| if stage.quantised { format!("{part}, quantised") } else { part.to_string() };
+    for stage in forms(model) {
+        let marks = [(stage.quantised, ", quantised"), (stage.shut, ", gate shut")];
+        let marks: String = marks.into_iter().filter(|(set, _)| *set).map(|(_, mark)| mark).collect();
+        let name = |part: &str| format!("{part}{marks}");
         if options.chunk == 0 {
             graphs.push((name("train"), plans::training(model, capacity(batch), stage, optimiser)?));
             continue;

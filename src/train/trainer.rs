@@ -1,9 +1,10 @@
 //! The training loop: batches stream to the device, validation and checkpoints stand between stretches of steps.
 
 use super::checkpoint::{self, Checkpoint, State};
+use super::gate::{self, Gate};
 use super::log::{Line, Log};
 use super::options::TrainOptions;
-use super::steps::{Part, graphs, plans_of_a_stage};
+use super::steps::{Part, forms, graphs, plans_of_a_form};
 use crate::data::Dataset;
 use crate::engine::backend::Backend;
 use crate::engine::fuse::fuse;
@@ -80,15 +81,16 @@ pub struct Trainer<'a> {
     val: Option<Pairs<'a>>,
     executor: Executor,
     tiling: Capacity,
+    gate: Option<Gate>,
     state: State,
     log: Log,
 }
 
 /// A split with its token rows as the model takes them.
-struct Pairs<'a> {
+pub(super) struct Pairs<'a> {
     data: &'a Dataset,
-    texts: TextRows<'a>,
-    videos: VideoRows<'a>,
+    pub texts: TextRows<'a>,
+    pub videos: VideoRows<'a>,
     video_key: Vec<u32>,
     caption_key: Vec<u32>,
     foreground: Option<&'a (dyn Fn(usize, usize) -> bool + Sync)>,
@@ -107,18 +109,22 @@ impl<'a> Pairs<'a> {
         })
     }
 
-    fn text(&self, pair: usize) -> usize {
+    pub fn len(&self) -> usize {
+        self.data.pairs.len()
+    }
+
+    pub fn text(&self, pair: usize) -> usize {
         self.data.pairs[pair].text
     }
 
-    fn video(&self, pair: usize) -> usize {
+    pub fn video(&self, pair: usize) -> usize {
         self.data.pairs[pair].video
     }
 
     /// The rows that the longest possible batch takes.
-    fn capacity(&self, batch: usize) -> Capacity {
+    pub fn capacity(&self, batch: usize) -> Capacity {
         let most = |rows: &dyn Fn(usize) -> usize| {
-            let mut lengths: Vec<usize> = (0..self.data.pairs.len()).map(rows).collect();
+            let mut lengths: Vec<usize> = (0..self.len()).map(rows).collect();
             lengths.sort_unstable_by(|a, b| b.cmp(a));
             lengths.iter().take(batch).sum::<usize>().max(1)
         };
@@ -193,12 +199,23 @@ impl<'a> Trainer<'a> {
         let wanted = State::new(options, config, &train.fingerprint());
         let found = checkpoint::latest(out, model.parameters(), &wanted, |e| observe(Event::Warning(e)));
         let found = if resume { found? } else { refuse_existing(out, found)? };
-        let (executor, tiling) = prepare(model.as_ref(), options, &train, val.as_ref(), backend)?;
+        let gate = Gate::new(model.as_ref(), val.as_ref().unwrap_or(&train), options.batch, options.seed);
+        let (executor, tiling) = prepare(model.as_ref(), options, &train, val.as_ref(), gate.as_ref(), backend)?;
         std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
         let state = found.as_ref().map_or(wanted, |c| c.state.clone());
         let log = Log::open(&out.join("log.jsonl"), state.step, state.validated)?;
-        let mut trainer =
-            Trainer { out: out.into(), options: options.clone(), model, train, val, executor, tiling, state, log };
+        let mut trainer = Trainer {
+            out: out.into(),
+            options: options.clone(),
+            model,
+            train,
+            val,
+            executor,
+            tiling,
+            gate,
+            state,
+            log,
+        };
         trainer.load(found)?;
         Ok(trainer)
     }
@@ -251,6 +268,34 @@ impl<'a> Trainer<'a> {
         self.stage_begins().iter().rposition(|begin| *begin <= step).unwrap_or(0)
     }
 
+    /// The first plan of the form that a step takes.
+    fn first_plan(&self, step: usize) -> usize {
+        let shut = self.gate.is_some() && !self.state.open;
+        let form = self.stage(step) + if shut { self.model.stages().len() } else { 0 };
+        form * plans_of_a_form(&self.options)
+    }
+
+    /// The first plan behind those of steps.
+    fn plans_of_steps(&self) -> usize {
+        forms(self.model.as_ref()).len() * plans_of_a_form(&self.options)
+    }
+
+    /// Opens or shuts the gate where it is time to look.
+    fn watch_gate(&mut self, observe: &mut impl FnMut(Event)) -> Result<()> {
+        let Some(gate) = self.gate.as_ref().filter(|_| self.state.step.is_multiple_of(gate::EVERY)) else {
+            return Ok(());
+        };
+        let held_out = self.val.as_ref().unwrap_or(&self.train);
+        let behind = if self.val.is_some() { tiles::PLANS } else { 0 };
+        let plan = self.plans_of_steps() + behind;
+        let (lead, open) = gate.look(&mut self.executor, plan, held_out)?;
+        self.state.open = open;
+        let line = Line::Gate { step: self.state.step, lead, open };
+        self.log.write(&line)?;
+        observe(Event::Line(&line));
+        Ok(())
+    }
+
     /// The first step of the next stage.
     fn stage_end(&self, step: usize) -> usize {
         self.stage_begins().into_iter().filter(|begin| *begin > step).min().unwrap_or(usize::MAX)
@@ -273,7 +318,11 @@ impl<'a> Trainer<'a> {
                 end = end.min((self.state.step / every + 1) * every);
             }
             end = end.min(self.stage_end(self.state.step));
-            final_loss = self.stretch(epoch, end, stop, &mut observe)?.or(final_loss);
+            while self.state.step < end && !stop.load(Ordering::Relaxed) {
+                self.watch_gate(&mut observe)?;
+                let look = if self.gate.is_some() { (self.state.step / gate::EVERY + 1) * gate::EVERY } else { end };
+                final_loss = self.stretch(epoch, end.min(look), stop, &mut observe)?.or(final_loss);
+            }
             if self.validation_is_due() {
                 self.validate(stop, &mut observe)?;
             }
@@ -299,7 +348,7 @@ impl<'a> Trainer<'a> {
         observe: &mut impl FnMut(Event),
     ) -> Result<Option<f32>> {
         let (steps, per_epoch, options) = (self.steps(), self.steps_per_epoch(), &self.options);
-        let (config, first_plan) = (self.model.config(), self.stage(self.state.step) * plans_of_a_stage(options));
+        let (config, first_plan) = (self.model.config(), self.first_plan(self.state.step));
         let order = Random::new(options.seed, ORDER + epoch as u64).permutation(self.train.data.pairs.len());
         let (train, log, state) = (&self.train, &mut self.log, &mut self.state);
         let optimiser = optimiser(options);
@@ -380,7 +429,7 @@ impl<'a> Trainer<'a> {
                 let gallery = val.data.gallery();
                 let texts = Side { rows: &val.texts, items: &text_items };
                 let videos = Side { rows: &val.videos, items: &gallery };
-                let first = self.model.stages().len() * plans_of_a_stage(&self.options);
+                let first = self.plans_of_steps();
                 let mut tiler = Tiler { executor: &mut self.executor, first, capacity: self.tiling };
                 let found =
                     count_ranks(&mut tiler, texts, videos, relevance, CaptionMode::MinRank, Directions::Both, stop);
@@ -470,15 +519,19 @@ fn prepare(
     options: &TrainOptions,
     train: &Pairs,
     val: Option<&Pairs>,
+    gate: Option<&Gate>,
     backend: Box<dyn Backend>,
 ) -> Result<(Executor, Capacity)> {
-    let pairs = train.data.pairs.len();
+    let pairs = train.len();
     let mut graphs = graphs(model, options, pairs, |batch| train.capacity(batch), optimiser(options))?;
     let mut tiling = train.capacity(1);
     if let Some(val) = val {
         let texts: Vec<usize> = val.data.pairs.iter().map(|p| p.text).collect();
         tiling = tiles::capacity(&val.texts, &texts, &val.videos, &val.data.gallery());
         graphs.extend(tiles::graphs(model, tiling)?.map(|(name, g)| (name.to_string(), g)));
+    }
+    if let Some(gate) = gate {
+        graphs.push(("gate".into(), gate.graph(model, val.unwrap_or(train))?));
     }
     let graphs: Vec<_> = graphs.into_iter().map(|(name, g)| (name, fuse(&g))).collect();
     let states = StateLayout::of(graphs.iter().map(|g| &g.1))?;

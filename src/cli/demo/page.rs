@@ -126,11 +126,11 @@ fn training(report: Report, models: &[Trained]) -> Report {
     for m in models {
         let validated = m.log.iter().filter_map(|line| match line {
             Line::Validation { step, recall_at_1, .. } => Some((*step as f64, *recall_at_1)),
-            Line::Step { .. } => None,
+            Line::Step { .. } | Line::Gate { .. } => None,
         });
         let losses = m.log.iter().filter_map(|line| match line {
             Line::Step { step, loss, .. } => Some((*step as f64, f64::from(*loss))),
-            Line::Validation { .. } => None,
+            Line::Gate { .. } | Line::Validation { .. } => None,
         });
         validation = validation.series(m.model, validated.collect());
         loss = loss.series(m.model, losses.collect());

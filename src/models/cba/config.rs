@@ -171,6 +171,10 @@ pub struct Counterfactual {
     /// Weight of the losses of videos whose background is swapped.
     pub swap: f32,
     pub exchange: Swap,
+    /// How far the foreground alone has to score above the background alone, on average over a held-out batch, before
+    /// swapped videos are learned from; below it the gate is shut again. A score lies between −1 and 1: with −2 the
+    /// gate is always open.
+    pub gate: f32,
     /// Weight of the loss that keeps the background's score below the video's.
     pub margin: f32,
     /// Weight, in the loss, of the negative with the most similar background; 1 is that of any other.
@@ -184,6 +188,7 @@ impl Default for Counterfactual {
             uniform: 0.5,
             swap: 0.0,
             exchange: Swap::Mean,
+            gate: 0.2,
             margin: 0.0,
             hard_negatives: 1.0,
             foreground: Foreground::Learned,
@@ -296,6 +301,7 @@ impl CbaConfig {
             ("routing.decorrelation", r.decorrelation, 0.0, 1e3),
             ("counterfactual.uniform", c.uniform, 0.0, 1e3),
             ("counterfactual.swap", c.swap, 0.0, 1e3),
+            ("counterfactual.gate", c.gate, -2.0, 2.0),
             ("counterfactual.margin", c.margin, 0.0, 1e3),
             ("counterfactual.hard_negatives", c.hard_negatives, 1.0, 1e3),
             ("temporal.consistency", p.consistency, 0.0, 1e3),

@@ -163,7 +163,7 @@ impl Made<'_> {
     /// Log-weights `[ΣT]` that leave the background of each video, where a loss asks for it.
     fn background(&self, g: &mut Graph, video: &VideoTensors) -> Result<Value> {
         let c = &self.model.cba.counterfactual;
-        if c.uniform == 0.0 && c.swap == 0.0 && c.margin == 0.0 && c.hard_negatives == 1.0 {
+        if c.uniform == 0.0 && (c.swap == 0.0 || self.stage().shut) && c.margin == 0.0 && c.hard_negatives == 1.0 {
             return Ok(Value::ABSENT);
         }
         let rows = self.video().capacity.frames_dim();
@@ -196,7 +196,7 @@ impl Made<'_> {
     /// Videos with another's background, where a loss asks for them.
     fn swapped(&self, g: &mut Graph, background: Value) -> Result<VideoTensors> {
         let c = &self.model.cba.counterfactual;
-        if c.swap == 0.0 {
+        if c.swap == 0.0 || self.stage().shut {
             return Ok(VideoTensors::NONE);
         }
         let joint = self.exchanged(g, background, c.exchange)?;
@@ -352,7 +352,7 @@ impl Step<'_> {
         }
         let margin = g.apply(Margin { margin: BACKGROUND_MARGIN }, &[alone, scores[0], Value::ABSENT])?;
         self.term("background_margin", c.margin, margin);
-        if c.swap > 0.0 {
+        if c.swap > 0.0 && !self.batch.stage.shut {
             let swapped = self.scores(g, swapped, Value::ABSENT)?[0];
             let loss = self.batch.contrast(g, swapped, self.log_scale)?;
             self.term("swap", c.swap, loss);
