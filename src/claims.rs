@@ -163,6 +163,10 @@ pub trait Claim: Sync {
     fn figures(&self, _: &Table) -> Vec<Figure> {
         vec![]
     }
+    /// Whether it times what it trains, for which nothing else may run beside.
+    fn takes_times(&self) -> bool {
+        false
+    }
     /// Columns in percent: those that a sweep's figure shows.
     fn percents(&self) -> &'static [&'static str] {
         &["R@1"]

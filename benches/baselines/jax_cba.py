@@ -227,8 +227,11 @@ def cba(params, batch, config):
     terms["uniform"] = (c["uniform"], uniformity(alone, scale))
 
     if c["swap"] > 0:
-        mean = 2.0 * jnp.einsum("mtd,mt->md", joint, background / jnp.sum(mask, axis=1, keepdims=True))
-        swapped = encode(joint + (mean[batch["donor_video"]] - mean)[:, None], times, mask)
+        frames = jnp.sum(background, axis=1, keepdims=True)
+        has = (frames > 0).astype(jnp.float32)
+        mean = jnp.einsum("mtd,mt->md", joint, background / jnp.maximum(frames, 1.0))
+        donor = batch["donor_video"]
+        swapped = encode(joint + (has * mean[donor] - has[donor] * mean)[:, None], times, mask)
         swapped = pair_scores(cosines(text, swapped), text, swapped["bias"], config)
         terms["swap"] = (c["swap"], contrast(swapped, scale, batch))
         terms["swap_consistency"] = (c["swap"], consistency(scores, swapped, scale))

@@ -18,6 +18,19 @@ impl Table {
         if found.len() == seeds.len() { found } else { vec![] }
     }
 
+    /// The most seeds that a variant has.
+    pub fn seeds(&self) -> usize {
+        self.variants.values().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// The table without one seed.
+    fn without(&self, seed: usize) -> Table {
+        let rest = |seeds: &[Measures]| {
+            seeds.iter().enumerate().filter(|(i, _)| *i != seed).map(|(_, measures)| measures.clone()).collect()
+        };
+        Table { variants: self.variants.iter().map(|(name, seeds)| (name.clone(), rest(seeds))).collect() }
+    }
+
     /// The difference of a measure between two variants, seed by seed.
     pub fn gain(&self, of: &str, over: &str, measure: &str) -> Vec<f64> {
         difference(&self.values(of, measure), &self.values(over, measure))
@@ -54,7 +67,7 @@ type Value = dyn Fn(&Table) -> Vec<f64> + Send + Sync;
 pub struct Bar {
     pub says: String,
     pub rule: Rule,
-    /// The value of each seed.
+    /// The value of each seed, or one of all of them together: a share of means.
     pub value: Box<Value>,
 }
 
@@ -71,9 +84,11 @@ pub struct Judged {
     pub needs: String,
     /// Absent where a variant or a measure is missing.
     pub mean: Option<f64>,
-    pub sd: f64,
-    /// Half the 95 % interval of the mean.
-    pub half_interval: f64,
+    /// Over seeds; absent where there is one value of all of them.
+    pub sd: Option<f64>,
+    /// Half the 95 % interval: of the mean by Student's t, of one value of all seeds by the jackknife; absent for one
+    /// seed.
+    pub half_interval: Option<f64>,
     pub seeds: Vec<f64>,
     /// Absent where there is no bar.
     pub holds: Option<bool>,
@@ -84,7 +99,8 @@ const CREDIBLE: f64 = 3.0;
 
 pub fn judge(bar: &Bar, table: &Table) -> Judged {
     let seeds = (bar.value)(table);
-    let s = Summary::of(&seeds);
+    let together = seeds.len() == 1 && table.seeds() > 1;
+    let s = if together { jackknife(bar, table, seeds[0]) } else { Summary::of(&seeds) };
     let known = !seeds.is_empty() && seeds.iter().all(|x| x.is_finite());
     let holds = match bar.rule {
         Rule::Reported => None,
@@ -95,7 +111,7 @@ pub fn judge(bar: &Bar, table: &Table) -> Judged {
             Some(s.mean >= x && credible)
         }
         Rule::AtMost(x) => Some(s.mean <= x),
-        Rule::SurelyAbove(x) => Some(seeds.len() > 1 && s.mean - s.half_interval > x),
+        Rule::SurelyAbove(x) => Some(table.seeds() > 1 && s.mean - s.half_interval > x),
     };
     let needs = match bar.rule {
         Rule::AtLeast(x) => format!("≥ {x}"),
@@ -107,11 +123,30 @@ pub fn judge(bar: &Bar, table: &Table) -> Judged {
         says: bar.says.clone(),
         needs,
         mean: known.then_some(s.mean),
-        sd: s.sd,
-        half_interval: s.half_interval,
+        sd: (seeds.len() > 1).then_some(s.sd),
+        half_interval: (known && table.seeds() > 1).then_some(s.half_interval),
         seeds,
         holds,
     }
+}
+
+/// How far one value of all seeds may be off, from what it is without each of them (Efron and Stein 1981).
+fn jackknife(bar: &Bar, table: &Table, value: f64) -> Summary {
+    let n = table.seeds();
+    let without: Vec<f64> = (0..n).flat_map(|seed| (bar.value)(&table.without(seed))).collect();
+    let mean = without.iter().sum::<f64>() / without.len().max(1) as f64;
+    let spread: f64 = without.iter().map(|x| (x - mean).powi(2)).sum();
+    let standard_error = (spread * (n - 1) as f64 / n as f64).sqrt();
+    Summary { mean: value, sd: 0.0, standard_error, half_interval: student(n) * standard_error }
+}
+
+/// The 97.5 % quantile of Student's t for the mean of `n` numbers.
+fn student(n: usize) -> f64 {
+    // Beyond the table its first correction to the normal quantile, within 0.1 %.
+    let freedom = n.saturating_sub(1);
+    T.get(freedom.saturating_sub(1))
+        .copied()
+        .unwrap_or(1.96 + 2.372 / freedom as f64 + 2.82 / (freedom * freedom) as f64)
 }
 
 /// Mean, standard deviation and how far the mean may be off.
@@ -140,8 +175,7 @@ impl Summary {
         }
         let sd = (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
         let standard_error = sd / n.sqrt();
-        let t = T.get(x.len() - 2).copied().unwrap_or(1.96 + 2.4 / n);
-        Summary { mean, sd, standard_error, half_interval: t * standard_error }
+        Summary { mean, sd, standard_error, half_interval: student(x.len()) * standard_error }
     }
 }
 
@@ -172,9 +206,29 @@ mod tests {
     fn an_interval_is_that_of_student() {
         let s = Summary::of(&[1.0, 2.0, 3.0, 4.0, 5.0]);
         assert!((s.half_interval - 2.776 * (2.5f64).sqrt() / 5f64.sqrt()).abs() < 1e-9);
+        for (n, t) in [(17, 2.120), (31, 2.042), (101, 1.984)] {
+            assert!((student(n) - t).abs() < 2e-3, "{n}: {}", student(n));
+        }
         let close = table(&[40.1, 41.9, 41.0], &[40.0, 42.0, 41.0]);
         assert_eq!(judge(&gain(Rule::SurelyAbove(-2.0)), &close).holds, Some(true));
         assert_eq!(judge(&gain(Rule::SurelyAbove(0.0)), &close).holds, Some(false));
+    }
+
+    #[test]
+    fn a_share_of_means_has_an_interval_too() {
+        let share = || {
+            Bar::new("a of b", Rule::AtLeast(40.0), |t| {
+                let sum = |of| t.values(of, "R@1").iter().sum::<f64>();
+                vec![100.0 * sum("a") / sum("b")]
+            })
+        };
+        let judged = judge(&share(), &table(&[10.0, 12.0, 11.0], &[20.0, 20.0, 20.0]));
+        assert_eq!((judged.mean, judged.sd, judged.holds), (Some(55.0), None, Some(true)));
+        // Of a mean the jackknife is the standard error: 1 / √3, as a share of 20 five times that.
+        let expected = 4.303 * 5.0 / 3f64.sqrt();
+        assert!((judged.half_interval.unwrap() - expected).abs() < 1e-9, "{judged:?}");
+        let unsure = judge(&share(), &table(&[1.0, 60.0, 1.0], &[20.0, 20.0, 20.0]));
+        assert_eq!((unsure.mean.map(f64::round), unsure.holds), (Some(103.0), Some(false)), "one seed makes it");
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Claim for FactorsClaim {
 
     fn measure(&self, job: &Job) -> Result<Measures> {
         let world: Factors = world(job, &[("train", 2_000)])?;
-        let model = train(job, &world.train()?.data, None)?;
+        let model = train(job, &world.train()?.data, None, None)?;
         let Made { data, queries, .. } = world.test(0)?;
         let mut measures = Measures::new();
         measures.insert("R@1".into(), recall(job, &model, &data)?[0]);

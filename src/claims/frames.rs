@@ -58,7 +58,7 @@ impl Claim for FramesClaim {
 
     fn measure(&self, job: &Job) -> Result<Measures> {
         let world: TemporalOrder = world(job, &[("train", 2_000), ("gallery", 200)])?;
-        let model = train(job, &world.train()?.data, None)?;
+        let model = train(job, &world.train()?.data, None, None)?;
         let Made { data, queries, .. } = world.test(0)?;
         let scores = scores(job, &model, &data)?;
         Ok(Measures::from([

@@ -89,7 +89,7 @@ impl Claim for ParetoClaim {
         // A model is trained in f32 until the stage that rounds, and used rounded.
         let mut variant = job.variant.clone();
         let rounds = variant.config.cba.as_mut().is_some_and(|c| std::mem::take(&mut c.quantisation.int8));
-        let mut model = train(&Job { variant: &variant, ..*job }, &world.train()?.data, None)?;
+        let mut model = train(&Job { variant: &variant, ..*job }, &world.train()?.data, None, None)?;
         if rounds {
             model = revised(job, &model, "rounded", |cba| cba.quantisation.int8 = true)?;
         }
@@ -113,6 +113,10 @@ impl Claim for ParetoClaim {
             measures.insert("time ratio".into(), median(times.iter().map(|t| t[0] / t[1]).collect()));
         }
         Ok(measures)
+    }
+
+    fn takes_times(&self) -> bool {
+        true
     }
 
     fn bars(&self) -> Vec<Bar> {
@@ -152,7 +156,7 @@ impl Claim for ParetoClaim {
                 over("time ratio"),
                 "Up and to the left is better; the dashed line is the frontier, and what lies below and to the right of \
                  it is beaten. R@1 on S2; times of the same configuration on 256 × 256 pairs of 32 words and 12 frames at \
-                 width 512, in turns with token interaction, on this machine alone. K experts, of which k are kept. \
+                 width 512 (with --quick 16 × 16 pairs), in turns with token interaction, on this machine. K experts, of which k are kept. \
                  Models rounded as int8 are missing: there are no kernels for them yet, and their time is that of f32.",
             )
             .with_frontier(),

@@ -28,12 +28,14 @@ pub struct Request<'a> {
     pub only: &'a [String],
     /// The claim's sweeps instead of its variants.
     pub sweep: bool,
-    /// What is changed about every variant; nothing is judged then.
+    /// What is changed about every variant, and how that reads; nothing is judged then.
     pub change: Option<&'a Change<'a>>,
+    pub settings: &'a [String],
     /// Where results are kept.
     pub cache: &'a Path,
-    /// What computes, for the record.
+    /// What computes, for the record, and what of it numbers depend on.
     pub device: &'a str,
+    pub arithmetic: &'a str,
     /// Jobs at once.
     pub jobs: usize,
 }
@@ -45,12 +47,14 @@ pub struct Outcome {
     pub says: String,
     pub generator: Generator,
     pub quick: bool,
+    /// What was changed about every variant.
+    pub settings: Vec<String>,
     pub seeds: Vec<u64>,
     pub seed_base: u64,
     pub device: String,
     pub table: Table,
     pub sweeps: Vec<Swept>,
-    /// Empty where not all variants were run, or where the effort proves nothing.
+    /// Empty where not all variants were run as they are, with full effort and on two seeds or more.
     pub bars: Vec<Judged>,
     /// Seconds that the jobs took which were not in the cache, added up.
     pub seconds: f64,
@@ -110,6 +114,10 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<Outcome> {
     let mut variants = claim.variants(request.effort);
+    // Before the sweeps are made of them: a value of a sweep stands above a setting.
+    if let Some(change) = request.change {
+        variants.iter_mut().try_for_each(change)?;
+    }
     let mut sweeps = vec![];
     if request.sweep {
         let all = claim.sweeps(&variants);
@@ -120,9 +128,6 @@ pub fn run(
         let names = |s: &Sweep| s.points.iter().map(|(value, v)| (*value, v.name.clone())).collect();
         sweeps.extend(all.iter().map(|s| Swept { of: s.of.clone(), over: s.over.into(), points: names(s) }));
         variants = all.into_iter().flat_map(|s| s.points).map(|(_, variant)| variant).collect();
-    }
-    if let Some(change) = request.change {
-        variants.iter_mut().try_for_each(change)?;
     }
     if let Some(unknown) = request.only.iter().find(|name| !variants.iter().any(|v| v.name == **name)) {
         let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
@@ -157,7 +162,8 @@ pub fn run(
         }
     };
     std::thread::scope(|scope| {
-        (0..request.jobs.clamp(1, tasks.len().max(1))).for_each(|_| {
+        let jobs = if claim.takes_times() { 1 } else { request.jobs };
+        (0..jobs.clamp(1, tasks.len().max(1))).for_each(|_| {
             scope.spawn(worker);
         });
     });
@@ -172,7 +178,7 @@ pub fn run(
         table.variants.entry(task.variant.name.clone()).or_default().push(kept.measures);
     }
     let complete = request.only.is_empty() && !request.sweep && request.change.is_none();
-    let complete = complete && request.effort == Effort::Full;
+    let complete = complete && request.effort == Effort::Full && request.seeds > 1;
     let bars = if complete { claim.bars().iter().map(|b| judge(b, &table)).collect() } else { vec![] };
     let seconds = *lock(&fresh);
     Ok(Outcome {
@@ -180,6 +186,7 @@ pub fn run(
         says: claim.says().into(),
         generator: request.generator,
         quick: request.effort == Effort::Quick,
+        settings: request.settings.to_vec(),
         seeds,
         seed_base: request.seed_base,
         device,
@@ -199,7 +206,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn program() -> Result<String> {
     let path = std::env::current_exe().map_err(Error::io("find", "this program"))?;
     let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    Ok(Sha256::digest(&bytes).iter().take(8).map(|b| format!("{b:02x}")).collect())
+    Ok(checksum(&bytes, 8))
+}
+
+/// The first bytes of a checksum, in hexadecimal.
+fn checksum(bytes: &[u8], length: usize) -> String {
+    Sha256::digest(bytes).iter().take(length).map(|b| format!("{b:02x}")).collect()
 }
 
 fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u64, program: &str) -> Task<'a> {
@@ -211,11 +223,14 @@ fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u6
     let name = format!("{}-{generator}-{effort}-{}-{seed}", claim.name(), variant.name);
     let Variant { name: _, about: _, config, options, mask, world, shuffled } = variant;
     let depends_on = format!(
-        "{program} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world:?} {shuffled}",
+        "{program} {} {} {seed} {effort} {:?} {config:?} {options:?} {mask:?} {world:?} {shuffled}",
+        request.arithmetic,
         claim.name(),
         request.generator
     );
-    Task { variant, seed, file: request.cache.join(format!("{name}.json")), depends_on }
+    // Part of the name, so that another setting, program or device does not take the place of what was measured.
+    let file = request.cache.join(format!("{name}-{}.json", checksum(depends_on.as_bytes(), 4)));
+    Task { variant, seed, file, depends_on }
 }
 
 /// What the cache holds of a task, if it is still true.
@@ -233,7 +248,8 @@ fn measure(
     stop: &AtomicBool,
 ) -> Result<f64> {
     let begun = std::time::Instant::now();
-    let scratch = task.file.with_extension("partial");
+    // Two programs may share the cache.
+    let scratch = task.file.with_extension(format!("{}.partial", std::process::id()));
     let remove = || match std::fs::remove_dir_all(&scratch) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &scratch)(e)),
         _ => Ok(()),
@@ -243,6 +259,13 @@ fn measure(
     let (variant, seed, generator, effort) = (task.variant, task.seed, request.generator, request.effort);
     let job = Job { variant, seed, generator, effort, scratch: &scratch, stop, open };
     let measures = claim.measure(&job)?;
+    if let Some((name, value)) = measures.iter().find(|(_, value)| !value.is_finite()) {
+        return Err(Error::NotFinite {
+            place: format!("{}, variant {}, seed {seed}", claim.name(), variant.name),
+            what: format!("{name} {value}"),
+            fix: "take milder settings, or leave this variant out with --only".into(),
+        });
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let kept = Kept {
         format: FORMAT.into(),

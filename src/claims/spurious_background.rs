@@ -13,9 +13,9 @@ use crate::data::worlds::spurious_background::{Query, Test, Video};
 use crate::data::worlds::{Made, SpuriousBackground};
 use crate::error::Result;
 use crate::eval::auroc;
-use crate::models::Config;
 use crate::models::cba::config::{CbaConfig, Foreground, RoutingMode, Trunk};
 use crate::models::scorer::Scorer;
+use crate::models::{Config, build};
 use crate::random::Random;
 
 pub struct SpuriousBackgroundClaim;
@@ -124,8 +124,10 @@ impl Claim for SpuriousBackgroundClaim {
         };
         let given: Option<&(dyn Fn(usize, usize) -> bool + Sync)> =
             if job.variant.mask == Mask::Own { None } else { Some(&is_foreground) };
-        let model = train(job, &made.data, given)?;
-        drop(made);
+        // A gate asks pairs that are not trained on.
+        let val = build(&job.variant.config)?.gate().map(|_| world.val()).transpose()?;
+        let model = train(job, &made.data, val.as_ref().map(|v| &v.data), given)?;
+        drop((made, val));
         let mut measures = Measures::new();
         for test in [Test::Adv, Test::Decor, Test::Id] {
             let made = world.test(test, 0)?;
@@ -251,7 +253,8 @@ fn attention_to_truth(scorer: &mut Scorer, videos: &[Video]) -> Result<Measures>
         if i >= LOOKED_AT {
             continue;
         }
-        let truth: Vec<bool> = video.frames.iter().map(Option::is_some).collect();
+        let happens = |row: usize| video.frames.get(scorer.frame(i, row)).is_some_and(Option::is_some);
+        let truth: Vec<bool> = (0..e.frames).map(happens).collect();
         areas.extend(auroc(&e.relevance, &truth));
         let taken = e.foreground.iter().filter(|f| **f).count();
         let right = e.foreground.iter().zip(&truth).filter(|(f, t)| **f && **t).count();

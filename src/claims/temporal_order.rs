@@ -77,7 +77,7 @@ impl Claim for TemporalOrderClaim {
                 (rows.collect(), seconds.to_vec())
             })?;
         }
-        let model = train(job, &data, None)?;
+        let model = train(job, &data, None, None)?;
         drop(data);
         let clean = world.test(0)?;
         let clean_scores = scores(job, &model, &clean.data)?;

@@ -76,19 +76,27 @@ pub fn world<W: DeserializeOwned>(job: &Job, quick: &[(&str, usize)]) -> Result<
         .map_err(|e| Error::config("world", e.to_string(), "`moviola data world` writes a world.json with all of them"))
 }
 
-/// Trains the job's variant and gives its model folder.
+/// Trains the job's variant and gives its model folder: that of the last step. Held-out pairs are for a model that asks
+/// them on its way, and for nothing else.
 ///
 /// # Errors
 /// [`Error::Stopped`] when the job is stopped; whatever training raises.
-pub fn train(job: &Job, data: &Dataset, foreground: Option<&(dyn Fn(usize, usize) -> bool + Sync)>) -> Result<PathBuf> {
+pub fn train(
+    job: &Job,
+    data: &Dataset,
+    held_out: Option<&Dataset>,
+    foreground: Option<&(dyn Fn(usize, usize) -> bool + Sync)>,
+) -> Result<PathBuf> {
     let out = job.scratch.join("model");
-    let options = TrainOptions { seed: job.seed, ..job.variant.options.clone() };
+    // One validation, after the last step: what is kept is not chosen.
+    let epochs = job.variant.options.epochs;
+    let options = TrainOptions { seed: job.seed, validate_every: epochs, ..job.variant.options.clone() };
     let run = Run {
         out: &out,
         config: &job.variant.config,
         options: &options,
         train: data,
-        val: None,
+        val: held_out,
         resume: false,
         foreground,
     };

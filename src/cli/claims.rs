@@ -95,6 +95,9 @@ impl Claims {
         let on_cpu = probe.ctx().target == crate::engine::op::Target::Cpu;
         let (jobs, threads) = if on_cpu { (probe.ctx().threads, 1) } else { (1, common.threads) };
         let device = probe.name();
+        // On the CPU numbers do not depend on the threads, of which the name tells.
+        let of_device = if on_cpu { "cpu" } else { device.as_str() };
+        let arithmetic = format!("{of_device} {:?}", common.precision);
         drop(probe);
         let choice = if on_cpu { DeviceChoice::Cpu } else { choice };
         let open = || Ok(backend::open(&choice, threads, common.precision.into())?.0);
@@ -108,8 +111,10 @@ impl Claims {
             only: &self.only,
             sweep: self.sweep,
             change: if self.settings.is_empty() { None } else { Some(&change) },
+            settings: &self.settings,
             cache: &self.out,
             device: &device,
+            arithmetic: &arithmetic,
             jobs,
         };
         let bar = progress::bar(common, claim.name(), 1);

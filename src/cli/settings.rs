@@ -129,6 +129,15 @@ pub fn change(settings: &[String], variant: &mut Variant) -> Result<()> {
     table.insert("model".into(), toml::Value::try_from(&plain).map_err(report)?);
     table.insert("train".into(), toml::Value::try_from(&variant.options).map_err(report)?);
     settings.iter().try_for_each(|setting| set(&mut table, setting))?;
+    let given = |of: &str, key: &str| table.get(of).and_then(|t| t.get(key)).cloned();
+    let own_seed = toml::Value::try_from(variant.options.seed).map_err(report)?;
+    if given("world", "seed").is_some()
+        || given("world", "generator").is_some()
+        || given("train", "seed") != Some(own_seed)
+    {
+        let fix = "seeds come from --seeds and --seed-base, the world's law from --generator";
+        return Err(Error::config("--set", "a run draws its own seeds", fix));
+    }
     if let Some(toml::Value::Table(world)) = table.remove("world") {
         for (key, value) in world {
             let value = serde_json::to_value(value).map_err(|e| Error::config("--set", e.to_string(), "report it"))?;

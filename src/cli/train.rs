@@ -103,7 +103,7 @@ pub fn train_model(common: &Common, run: &Run) -> Result<Summary> {
         }
     })?;
     let bar = progress::bar(common, &run.config.model, trainer.steps() as u64);
-    let mut was_open = false;
+    let mut was_open = None;
     let summary = trainer.run(&STOP, |event| match event {
         Event::Start { step, .. } => bar.set_position(step as u64),
         Event::Line(Line::Step { step, loss, .. }) => {
@@ -115,12 +115,12 @@ pub fn train_model(common: &Common, run: &Run) -> Result<Summary> {
             bar.suspend(|| output::note(common, format!("epoch {epoch}: validation R@1 {recall_at_1:.1}{mark}")));
         }
         Event::Line(Line::Gate { step, lead, open }) => {
-            if *open != was_open {
-                let (now, then) = if *open { ("opens", "are learned from") } else { ("shuts", "are left out") };
-                let text = format!("step {step}: the gate {now} (lead {lead:.2}); swapped backgrounds {then}");
+            if was_open != Some(*open) {
+                let (now, then) = if *open { ("open", "are learned from") } else { ("shut", "are left out") };
+                let text = format!("step {step}: the gate is {now} (lead {lead:.2}), swapped backgrounds {then}");
                 bar.suspend(|| output::note(common, text));
             }
-            was_open = *open;
+            was_open = Some(*open);
         }
         Event::Checkpoint(_) | Event::Warning(_) => {}
     })?;

@@ -131,6 +131,10 @@ pub trait Rows {
     /// Writes them, `[rows, dim]`.
     fn write(&self, i: usize, out: &mut [f32]) -> Result<()>;
     fn dim(&self) -> usize;
+    /// The row of the source that row `r` of item `i` shows.
+    fn source_row(&self, _: usize, r: usize) -> usize {
+        r
+    }
     /// Where each row stands: a frame's seconds, a word's number.
     fn places(&self, i: usize, out: &mut [f32]);
 }

@@ -341,7 +341,9 @@ impl Model for Cba {
     }
     fn gate(&self) -> Option<f32> {
         let c = &self.cba.counterfactual;
-        (c.swap > 0.0 && c.gate > -2.0).then_some(c.gate)
+        // A mask that is given is right or wrong whatever the model scores.
+        let learned = c.foreground == config::Foreground::Learned;
+        (c.swap > 0.0 && c.gate > -2.0 && learned).then_some(c.gate)
     }
     fn alone(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<[Value; 2]> {
         let (t, v) = (TextTensors::of(text.tensors), VideoTensors::of(video.tensors));

@@ -11,9 +11,10 @@
 //!   pull      a chunk ── represent ── backwards from ∂loss/∂kept ── adds to gradient      once a chunk
 //!   update    gradient ── clip ── AdamW ──► parameters             once
 //! ```
-//! Loss and gradient are those of [`training`](super::plans::training), summed in another order. States `kept.N`,
-//! N a place among what is represented, are of the whole batch's size, and a chunk's rows stand in them where the batch says. A gradient takes the
-//! place of its value. Parameters change in `update` alone, so a step that was broken off has not happened.
+//! Loss and gradient are those of [`training`](super::plans::training), summed in another order. States `kept.N`, N a
+//! place among what is represented, are of the whole batch's size, and a chunk's rows stand in them where the batch
+//! says. A gradient takes the place of its value. Parameters change in `update` alone, so a step that was broken off
+//! has not happened.
 //!
 //! What a chunk cannot know is what stands in others: donors of swapped backgrounds, and the neighbours of
 //! `routing.router = "neighbour"`, are of its own pairs.

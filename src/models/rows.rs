@@ -118,6 +118,9 @@ fn mean_row(out: &mut [f32], rows: usize, dim: usize) {
 }
 
 impl Rows for VideoRows<'_> {
+    fn source_row(&self, i: usize, r: usize) -> usize {
+        self.frame(i, r)
+    }
     fn rows(&self, i: usize) -> usize {
         self.source.rows(i).min(self.max_frames)
     }

@@ -183,7 +183,9 @@ fn background(slot: &mut SlotWriter, views: &Views, lengths: &[usize]) -> Result
     };
     let mut out = slot.f32("background")?.iter_mut();
     for (item, n) in views.packed().iter().zip(lengths) {
-        (0..*n).zip(&mut out).for_each(|(t, out)| *out = if foreground(*item, t) { -1e30 } else { 0.0 });
+        // The truth knows the frames of the source, of which a long video shows some.
+        let shown = |row: usize| foreground(*item, views.rows.source_row(*item, row));
+        (0..*n).zip(&mut out).for_each(|(row, out)| *out = if shown(row) { -1e30 } else { 0.0 });
     }
     Ok(())
 }

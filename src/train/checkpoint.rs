@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "moviola-training";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const STATE_LIMIT: u64 = 1 << 20;
 /// Checkpoints that are kept: one more than needed, should the newest turn out damaged.
 const KEPT: usize = 2;
@@ -28,12 +28,11 @@ pub struct State {
     pub validated: usize,
     /// Mean R@1 of the best validation so far.
     pub best: Option<f64>,
-    /// Whether the model's gate was open in the last step; without a gate it is.
-    #[serde(default)]
+    /// Whether the model's gate was open in the last step; false without a gate.
     pub open: bool,
     pub options: TrainOptions,
     pub config: Config,
-    /// What the run was trained on: pairs, videos, texts and a checksum of their ids.
+    /// What steered the run: pairs, videos, texts and a checksum of their ids.
     pub data: String,
 }
 

@@ -1,9 +1,11 @@
-//! The gate before the losses that need right masks: opened and shut by what a held-out batch says, at fixed steps.
+//! The gate before the losses that need right masks: opened and shut at fixed steps, by what pairs say that are held out
+//! (of the validation split; of the training split where there is no other).
 
+use super::options::TrainOptions;
 use super::trainer::Pairs;
 use crate::engine::graph::Graph;
 use crate::engine::scheduler::executor::Executor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::batch::{pack_texts, pack_videos};
 use crate::models::{Model, plans};
 use crate::random::Random;
@@ -19,35 +21,41 @@ const PAIRS: u64 = 0x6761_7465_0000;
 pub struct Gate {
     least: f32,
     pairs: Vec<usize>,
+    /// Pairs of a pass: as many as a step holds at once.
+    at_once: usize,
 }
 
 impl Gate {
-    /// Of a model that has one; `batch` pairs, or all that there are. They shall not be trained on, if there are others.
-    pub fn new(model: &dyn Model, pairs: &Pairs, batch: usize, seed: u64) -> Option<Gate> {
-        let mut order = Random::new(seed, PAIRS).permutation(pairs.len());
-        order.truncate(batch);
-        model.gate().map(|least| Gate { least, pairs: order })
+    /// Of a model that has one. It looks at as many pairs as a step, or at all that there are.
+    pub fn new(model: &dyn Model, pairs: &Pairs, options: &TrainOptions) -> Option<Gate> {
+        let mut order = Random::new(options.seed, PAIRS).permutation(pairs.len());
+        order.truncate(options.batch);
+        let at_once = if options.chunk == 0 { order.len() } else { options.chunk.min(order.len()) };
+        model.gate().map(|least| Gate { least, pairs: order, at_once })
     }
 
     pub fn graph(&self, model: &dyn Model, pairs: &Pairs) -> Result<Graph> {
-        plans::alone(model, pairs.capacity(self.pairs.len()))
+        plans::alone(model, pairs.capacity(self.at_once))
     }
 
     /// What matched pairs score by their foreground alone, less what they score by their background alone, and whether
     /// that is enough.
     pub fn look(&self, executor: &mut Executor, plan: usize, pairs: &Pairs) -> Result<(f32, bool)> {
-        let outputs = executor.run(plan, |slot| {
-            let (texts, videos): (Vec<_>, Vec<_>) =
-                self.pairs.iter().map(|p| (pairs.text(*p), pairs.video(*p))).unzip();
-            pack_texts(slot, &pairs.texts, &texts)?;
-            pack_videos(slot, &pairs.videos, &videos)
-        })?;
-        let mean = |name: &str| {
-            let n = self.pairs.len();
-            let matched = outputs.f32(name)?.iter().step_by(n + 1).take(n);
-            Ok::<f32, crate::error::Error>(matched.sum::<f32>() / n.max(1) as f32)
-        };
-        let lead = mean(plans::FOREGROUND_SCORES)? - mean(plans::BACKGROUND_SCORES)?;
+        let mut lead = 0.0;
+        for pass in self.pairs.chunks(self.at_once.max(1)) {
+            let outputs = executor.run(plan, |slot| {
+                let (texts, videos): (Vec<_>, Vec<_>) = pass.iter().map(|p| (pairs.text(*p), pairs.video(*p))).unzip();
+                pack_texts(slot, &pairs.texts, &texts)?;
+                pack_videos(slot, &pairs.videos, &videos)
+            })?;
+            // Matched pairs stand on the diagonal of a matrix whose rows are as long as a full pass.
+            let matched = |name: &str| {
+                let scores = outputs.f32(name)?.iter().step_by(self.at_once + 1).take(pass.len());
+                Ok::<f32, Error>(scores.sum())
+            };
+            lead += matched(plans::FOREGROUND_SCORES)? - matched(plans::BACKGROUND_SCORES)?;
+        }
+        lead /= self.pairs.len().max(1) as f32;
         Ok((lead, lead > self.least))
     }
 }

@@ -196,10 +196,14 @@ impl<'a> Trainer<'a> {
             let what = format!("has {} pairs", train.data.pairs.len());
             return Err(Error::data(&train.data.name, "train", what, "contrastive training needs two or more"));
         }
-        let wanted = State::new(options, config, &train.fingerprint());
+        let gate = Gate::new(model.as_ref(), val.as_ref().unwrap_or(&train), options);
+        let mut steered_by = train.fingerprint();
+        if let Some(val) = val.as_ref().filter(|_| gate.is_some()) {
+            steered_by += &format!("; held out: {}", val.fingerprint());
+        }
+        let wanted = State::new(options, config, &steered_by);
         let found = checkpoint::latest(out, model.parameters(), &wanted, |e| observe(Event::Warning(e)));
         let found = if resume { found? } else { refuse_existing(out, found)? };
-        let gate = Gate::new(model.as_ref(), val.as_ref().unwrap_or(&train), options.batch, options.seed);
         let (executor, tiling) = prepare(model.as_ref(), options, &train, val.as_ref(), gate.as_ref(), backend)?;
         std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
         let state = found.as_ref().map_or(wanted, |c| c.state.clone());

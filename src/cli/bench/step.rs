@@ -14,6 +14,7 @@ use crate::models::parameters::Parameter;
 use crate::models::plans::{Optimiser, gradients, training};
 use crate::models::random_batch::{Batch, SEED, Sizes};
 use crate::models::{Config, Model, Stage, build};
+use crate::train::TrainOptions;
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -118,6 +119,10 @@ impl Step {
     fn config(&self) -> Result<Config> {
         let mut config = RunConfig::read(None, &self.settings)?;
         config.model.insert("model".into(), toml::Value::String(self.model.clone()));
+        if config.train != TrainOptions::default() {
+            let fix = "use --batch for its size; the other settings of [train] do not change a step's work";
+            return Err(Error::config("--set train", "is not asked for by a single step", fix));
+        }
         let sizes = [("max_words", self.words), ("max_frames", self.frames)];
         let widths = [("text_dim", self.dim), ("video_dim", self.dim), ("dim", self.dim)];
         if let Some((key, _)) = sizes.iter().chain(&widths).find(|(key, _)| config.model.contains_key(*key)) {

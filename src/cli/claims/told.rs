@@ -26,7 +26,7 @@ impl Told<'_> {
         let tables: Vec<String> = self.tables().iter().map(Cells::text).collect();
         let mut lines = vec![self.outcome.says.clone(), self.circumstances(), tables.join("\n\n")];
         for [mark, value, says, needs] in self.bars() {
-            lines.push(format!("{mark:<5}  {value:>12}  {says}  ({needs})"));
+            lines.push(format!("{mark:<5}  {value:>20}  {says}  ({needs})"));
         }
         lines.extend(self.unjudged().map(str::to_string));
         lines.join("\n")
@@ -80,7 +80,10 @@ impl Told<'_> {
             Generator::HeldOut => "held-out",
         };
         let (base, device) = (self.outcome.seed_base, &self.outcome.device);
-        let effort = if self.outcome.quick { "; quick: its numbers prove nothing" } else { "" };
+        let mut effort = if self.outcome.quick { "; quick: its numbers prove nothing".into() } else { String::new() };
+        if !self.outcome.settings.is_empty() {
+            effort = format!("; with {}{effort}", self.outcome.settings.join(", "));
+        }
         match self.outcome.seeds.len() {
             1 => format!("1 seed from base {base}, {generator} generator, {device}{effort}"),
             n => format!("{n} seeds from base {base}, {generator} generator, {device}; mean ± sd{effort}"),
@@ -93,7 +96,11 @@ impl Told<'_> {
             let mark = bar.holds.map_or("", |holds| if holds { "holds" } else { "FAILS" });
             // Recalls need one decimal, shares between 0 and 1 more.
             let digits = if bar.mean.is_some_and(|m| m.abs() < 2.0) { 2 } else { 1 };
-            let value = bar.mean.map_or("–".into(), |m| format!("{m:.digits$} ± {:.digits$}", bar.sd));
+            let value = bar.mean.map_or("–".into(), |m| match (bar.sd, bar.half_interval) {
+                (Some(sd), _) => format!("{m:.digits$} ± {sd:.digits$}"),
+                (None, Some(half)) => format!("{m:.digits$} (95 %: ± {half:.digits$})"),
+                (None, None) => format!("{m:.digits$}"),
+            });
             [mark.into(), value, bar.says.clone(), bar.needs.clone()]
         };
         self.outcome.bars.iter().map(one).collect()
@@ -101,10 +108,15 @@ impl Told<'_> {
 
     /// Why there are no bars, where there are none.
     fn unjudged(&self) -> Option<&'static str> {
-        if !self.outcome.bars.is_empty() {
+        let outcome = self.outcome;
+        if !outcome.bars.is_empty() {
             None
         } else if self.claim.bars().is_empty() {
             Some("nothing here is judged: this claim measures and has no bars")
+        } else if !outcome.settings.is_empty() {
+            Some("not judged: bars are for the claim's own settings")
+        } else if outcome.seeds.len() < 2 {
+            Some("not judged: one seed says nothing about the next")
         } else {
             Some("not judged: bars are for all variants with full effort")
         }

@@ -171,9 +171,9 @@ pub struct Counterfactual {
     /// Weight of the losses of videos whose background is swapped.
     pub swap: f32,
     pub exchange: Swap,
-    /// How far the foreground alone has to score above the background alone, on average over a held-out batch, before
-    /// swapped videos are learned from; below it the gate is shut again. A score lies between −1 and 1: with −2 the
-    /// gate is always open.
+    /// How far the foreground alone has to score above the background alone, on average over pairs of the validation
+    /// split (of the training split where there is no other), before swapped videos are learned from; below it the gate
+    /// is shut again. A score lies between −1 and 1: with −2 the gate is always open.
     pub gate: f32,
     /// Weight of the loss that keeps the background's score below the video's.
     pub margin: f32,

@@ -24,7 +24,7 @@ use crate::engine::op::margin::Margin;
 use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Binary, BinaryKind, ScaleRows, Unary, UnaryKind};
 use crate::engine::op::route::Route;
-use crate::engine::op::segment::{SegmentKind, SegmentReduce, SegmentSpread};
+use crate::engine::op::segment::{SegmentKind, SegmentLogSoftmax, SegmentReduce, SegmentSpread};
 use crate::engine::op::uniformity::Uniformity;
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::Result;
@@ -218,12 +218,22 @@ impl Made<'_> {
             return g.apply(GatherLerp, &[self.joint, own, donor, share]);
         }
         let donor = g.input("donor_video", Meta::u32(&[video.capacity.videos_dim()])?);
-        let masked = g.apply(ScaleRows, &[self.joint, share])?;
-        let half = g.apply(SegmentReduce { kind: SegmentKind::Mean, tail: 0 }, &[masked, video.segments])?;
-        // Half of the frames are background (of an odd number a little less): the mean over all is half theirs.
-        let mean = g.apply(Unary { kind: UnaryKind::Affine { a: 2.0, b: 0.0 } }, &[half])?;
+        // One over the number of background frames, and 0 for the others: with none at all the soft-max is even.
+        let weight = g.apply(SegmentLogSoftmax { tail: 0 }, &[background, video.segments])?;
+        let weight = g.apply(Unary { kind: UnaryKind::Exp }, &[weight])?;
+        let weight = g.apply(Binary { kind: BinaryKind::Mul }, &[weight, share])?;
+        let sum = SegmentReduce { kind: SegmentKind::Sum, tail: 0 };
+        let weighted = g.apply(ScaleRows, &[self.joint, weight])?;
+        let mean = g.apply(sum.clone(), &[weighted, video.segments])?;
+        // 1 where there is a background. Where it is missing on either side nothing changes.
+        let column = g.reshape(weight, Meta::f32(&[rows, Dim::Fixed(1)])?)?;
+        let has = g.apply(sum, &[column, video.segments])?;
+        let donor_has = g.apply(Gather, &[has, donor])?;
         let other = g.apply(Gather, &[mean, donor])?;
-        let change = g.apply(Binary { kind: BinaryKind::Sub }, &[other, mean])?;
+        let flat = Meta::f32(&[video.capacity.videos_dim()])?;
+        let (has, donor_has) = (g.reshape(has, flat.clone())?, g.reshape(donor_has, flat)?);
+        let (gained, lost) = (g.apply(ScaleRows, &[other, has])?, g.apply(ScaleRows, &[mean, donor_has])?);
+        let change = g.apply(Binary { kind: BinaryKind::Sub }, &[gained, lost])?;
         let spread = SegmentSpread { kind: SegmentKind::Sum, tail: 0, rows };
         let change = g.apply(spread, &[change, video.segments])?;
         g.apply(Binary { kind: BinaryKind::Add }, &[self.joint, change])
