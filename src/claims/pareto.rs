@@ -7,7 +7,7 @@
 use super::bars::{Bar, Table};
 use super::factors::{self, private_flops};
 use super::figures::{Axis, Figure, Point, Series, Spread};
-use super::trained::{recall, revised, train, world};
+use super::trained::{Recipe, recall, revised, train, world};
 use super::{Claim, Effort, Job, Measures, Sweep, Variant};
 use crate::data::worlds::Factors;
 use crate::engine::bench::median;
@@ -36,7 +36,8 @@ impl Claim for ParetoClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        let recipe = factors::recipe(effort);
+        // Half of the steps there: what is compared are forms of routing, and eight experts need no more.
+        let recipe = Recipe { epochs: 10, ..factors::recipe(effort) };
         let (options, plain) = (recipe.options(), recipe.plain("token-interaction"));
         let cba = Variant::new("cba", "", recipe.cba(&["counterfactual", "temporal"]), options.clone());
         let routed = |name: &str, about: &str, mode, experts, slots| {
