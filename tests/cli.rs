@@ -232,6 +232,24 @@ fn kill_nine_at_ten_moments_loses_nothing() {
     }
 }
 
+#[test]
+fn a_run_goes_on_with_the_settings_it_was_begun_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, out) = (world(dir.path()), dir.path().join("run"));
+    ok(&train(&world, at(&out)));
+    let again = ["train", "--device", "cpu", "--data", &world, "--out", at(&out), "--resume"];
+    let told = ok(&again);
+    assert!(told.contains(&format!("moviola eval retrieval --model {} --data {world}", at(&out))), "{told}");
+    let why = refused(&[&again[..], &["--set", "model.dim=32", "--set", "train.seed=77"]].concat());
+    assert!(why.contains("was trained with train."), "{why}");
+    let elsewhere = at(&dir.path().join("nothing here")).to_string();
+    let new = [
+        &["train", "--device", "cpu", "--data", &world, "--out", &elsewhere, "--resume"][..],
+        &["--set", "train.epochs=1"],
+    ];
+    assert!(text(&run(&new.concat()).stderr).contains("holds no run yet"));
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_says_so() {

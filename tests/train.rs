@@ -155,9 +155,9 @@ fn another_runs_checkpoint_is_refused_and_left_alone() {
     let same = config("mean-pool");
     assert!(again(&same, &options(3), false).contains("--resume"), "an existing run is not overwritten");
     let wider = Config { dim: 48, ..same.clone() };
-    assert!(again(&wider, &options(3), true).contains("the model"));
+    assert!(again(&wider, &options(3), true).contains("with dim 32 and now it is 48"));
     let longer = TrainOptions { epochs: 9, ..options(3) };
-    assert!(again(&same, &longer, true).contains("the options"));
+    assert!(again(&same, &longer, true).contains("with train.epochs 3 and now it is 9"));
     assert_eq!(std::fs::read(out.join("log.jsonl")).unwrap(), before);
 }
 

@@ -1,5 +1,5 @@
-//! `demo`: a world with a shortcut in it is made, three models are trained on it, and a page shows which of them take the
-//! shortcut and how that is seen.
+//! `demo`: a world with a shortcut in it is made, three models are trained on it, and a page shows how far each of them
+//! takes the shortcut and how that is seen.
 
 mod example;
 mod page;
@@ -32,7 +32,7 @@ const MODELS: [&str; 3] = ["mean-pool", PLAIN, CAUSAL];
 const PLAIN: &str = "token-interaction";
 const CAUSAL: &str = "cba";
 
-/// Everything in one go, on data it makes: three models, a shortcut that two of them take, and a page to look at.
+/// Everything in one go, on data it makes: three models, a shortcut they take more or less, and a page to look at.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

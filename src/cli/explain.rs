@@ -13,7 +13,7 @@ use crate::models::scorer::{Explanation, Scorer};
 use crate::models::stability::{Kind, Stability, stability};
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Show why a text and a video score as they do.
 #[derive(Args)]
@@ -130,6 +130,11 @@ impl Stable {
 
 impl Explain {
     pub fn run(&self, common: &Common) -> Result<()> {
+        let kind = self.out.as_ref().map(|out| out.extension().and_then(|e| e.to_str()).unwrap_or_default());
+        if kind.is_some_and(|kind| !["svg", "html"].contains(&kind)) {
+            let what = format!("{} is neither .svg nor .html", self.out.as_deref().unwrap_or(Path::new("")).display());
+            return Err(Error::config("--out", what, "name a picture FILE.svg or a page FILE.html"));
+        }
         let data = self.data.open(split(&self.split)?)?;
         let backend = device::open(common)?;
         let pair = data.pairs.iter().find(|p| data.texts.ids()[p.text] == self.text).ok_or_else(|| {
@@ -161,7 +166,7 @@ impl Explain {
             shown.stability = Some(Stable::new(of, how, drawn));
         }
         if let Some(out) = &self.out {
-            if out.extension().is_some_and(|e| e == "html") {
+            if kind == Some("html") {
                 shown.report()?.write(out)?;
             } else {
                 file::replace(out, shown.svg()?.as_bytes())?;
@@ -181,14 +186,7 @@ pub fn explain(
     caption: &str,
 ) -> Result<Shown> {
     let e: Explanation = scorer.explain(text.0, video.0)?;
-    let times = data.videos.timestamps(video.1);
-    let fps = data.videos.provenance().about.fps.unwrap_or(1.0);
-    let seconds = (0..e.frames)
-        .map(|r| {
-            let frame = scorer.frame(video.0, r);
-            times.as_ref().and_then(|t| t.get(frame).copied()).unwrap_or(frame as f32 / fps)
-        })
-        .collect();
+    let (_, seconds) = scorer.video(video.0)?;
     Ok(Shown {
         text: data.texts.ids()[text.1].clone(),
         video: data.videos.ids()[video.1].clone(),

@@ -94,6 +94,7 @@ impl PlanCommand {
         let capacity =
             |n: usize| Capacity { texts: n, words: n * (self.words + 1), videos: n, frames: n * self.frames };
         let (stage, optimiser) = (Stage::default(), Optimiser::default());
+        TrainOptions { batch: self.batch, ..TrainOptions::default() }.check()?;
         let mut graphs = if self.chunk == 0 {
             vec![("train", plans::training(model.as_ref(), capacity(self.batch), stage, optimiser)?)]
         } else {

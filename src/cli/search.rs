@@ -14,7 +14,7 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   moviola search --model run --data msrvtt --text ret7          by a text's id
-  moviola search --model run --data msrvtt --caption 'a man is' by the first caption that holds these words
+  moviola search --model run --data msrvtt --caption 'a man is' by the first caption with these words in a row
   moviola search --model run --data msrvtt --video video7020    the texts for a video")]
 pub struct Search {
     /// Model folder.
@@ -38,7 +38,7 @@ struct Query {
     /// Id of the text to search with.
     #[arg(long, value_name = "ID")]
     text: Option<String>,
-    /// Words of a caption of the data set to search with.
+    /// Words that stand in a row in a caption of the data set, which is then the query.
     #[arg(long, value_name = "WORDS")]
     caption: Option<String>,
     /// Id of the video to find texts for.
@@ -66,6 +66,9 @@ struct Answer {
 
 impl Search {
     pub fn run(&self, common: &Common) -> Result<()> {
+        if self.top == 0 {
+            return Err(Error::config("--top", "is 0", "ask for one or more"));
+        }
         let data = self.data.open(split(&self.split)?)?;
         let backend = device::open(common)?;
         let gallery = data.gallery();
@@ -120,12 +123,22 @@ impl Search {
         match (&self.query.text, &self.query.caption, &self.query.video) {
             (Some(id), _, _) => found("--text", id, data.pairs.iter().position(|p| data.texts.ids()[p.text] == *id)),
             (_, Some(words), _) => {
-                found("--caption", words, data.pairs.iter().position(|p| data.caption(p).contains(words.as_str())))
+                let wanted = words_of(words);
+                let holds = |caption: &str| {
+                    let caption = words_of(caption);
+                    !wanted.is_empty() && caption.windows(wanted.len()).any(|part| part == wanted)
+                };
+                found("--caption", words, data.pairs.iter().position(|p| holds(data.caption(p))))
             }
             (_, _, Some(id)) => found("--video", id, data.pairs.iter().position(|p| data.videos.ids()[p.video] == *id)),
             _ => Err(Error::config("query", "none is given", "use --text, --caption or --video")),
         }
     }
+}
+
+/// The words of a text, without case and punctuation.
+fn words_of(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
 }
 
 fn video_hit(data: &Dataset, pair: usize, video: usize, rank: usize, score: f32) -> Hit {

@@ -27,7 +27,8 @@ impl DataArgs {
     /// The split, or nothing when the folder has no such split.
     pub fn open_if_there(&self, split: Split) -> Result<Option<Dataset>> {
         let layout = self.layout()?.map_or_else(|| Layout::detect(&self.data), Ok)?;
-        if layout.splits(&self.data).contains(&split) { self.open(split).map(Some) } else { Ok(None) }
+        let there = layout.splits(&self.data).contains(&split) && Dataset::has(&self.data, layout, split);
+        if there { self.open(split).map(Some) } else { Ok(None) }
     }
 }
 

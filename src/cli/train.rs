@@ -3,12 +3,13 @@
 use super::settings::RunConfig;
 use super::split::DataArgs;
 use super::{Common, STOP, device, output, progress};
-use crate::data::Split;
+use crate::data::{Dataset, Split};
 use crate::error::Result;
 use crate::eval::file;
+use crate::models::Config;
 use crate::picture::Curves;
 use crate::train::log::{Line, Log};
-use crate::train::{Event, Run, Summary, Trainer};
+use crate::train::{Event, Run, Summary, TrainOptions, Trainer, checkpoint};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -27,16 +28,21 @@ train.chunk is how many pairs of a batch are held in memory at once; 0 is all of
 other pair of the batch is still a negative, and each chunk is computed twice.
 
 A configuration file has tables; every key can be left out:
-  [model]                      [train]
-  model = \"cba\"                epochs = 5
-  dim = 512                    batch = 128
-  max_words = 32               learning_rate = 0.001
-  max_frames = 64              seed = 1
-                               chunk = 0
-and, for cba:
+  [model]                         [train]
+  model = \"cba\"                   epochs = 5
+  dim = 512                       batch = 128
+  max_words = 32                  chunk = 0
+  max_frames = 64                 learning_rate = 0.001
+  temperature = 0.05              warmup = 0.1
+  relevance_temperature = 0.1     weight_decay = 0.01
+                                  clip = 1
+                                  seed = 1
+                                  validate_every = 1      epochs
+                                  checkpoint_every = 0    steps; 0: every epoch
+and, for cba (docs/cba.md says what each does, its default and its range):
   [trunk]           layers heads expansion positions motion standardise mixing pooled
-  [routing]         mode = \"off|dense|soft|topk-query|topk-token\"  experts slots rank sharing router
-                    balance z decorrelation centre timed noise
+  [routing]         mode = \"off|dense|soft|topk-query|topk-token\"
+                    experts slots rank sharing router balance z decorrelation centre timed noise
   [counterfactual]  uniform swap exchange gate margin hard_negatives foreground
   [temporal]        consistency augment order drop jitter slowest fastest
   [quantisation]    int8 from")]
@@ -58,39 +64,58 @@ pub struct Train {
     /// One setting, e.g. --set train.epochs=10; goes before the file.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// Go on from the newest checkpoint in --out.
+    /// Go on from the newest checkpoint in --out, with the settings it was begun with.
     #[arg(long)]
     resume: bool,
 }
 
 impl Train {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let mut config = RunConfig::read(self.config.as_deref(), &self.settings)?;
-        if let Some(name) = &self.model {
-            config.model.insert("model".into(), toml::Value::String(name.clone()));
-        }
         let train = self.data.open(Split::Train)?;
         let val = self.data.open_if_there(Split::Val)?;
-        let model = config.model(&train, &self.ablate)?;
+        let (model, options) = self.settings(common, &train)?;
         let run = Run {
             out: &self.out,
             config: &model,
-            options: &config.train,
+            options: &options,
             train: &train,
             val: val.as_ref(),
             resume: self.resume,
             foreground: None,
         };
         let summary = train_model(common, &run)?;
-        output::result(common, &summary, || told(&summary))
+        let (out, data) = (self.out.display(), self.data.data.display());
+        let next = match summary.stopped_early {
+            true => format!("moviola train --data {data} --out {out} --resume"),
+            false => format!("moviola eval retrieval --model {out} --data {data}"),
+        };
+        output::result(common, &summary, || told(&summary, &next))
+    }
+
+    /// What is trained: what was given, or where nothing was and a run goes on, what it was begun with.
+    fn settings(&self, common: &Common, train: &Dataset) -> Result<(Config, TrainOptions)> {
+        let given = self.model.is_some() || self.config.is_some();
+        let given = given || !self.ablate.is_empty() || !self.settings.is_empty();
+        if self.resume {
+            match checkpoint::settings(&self.out)? {
+                Some(begun) if !given => return Ok(begun),
+                Some(_) => {}
+                None => output::note(common, format!("{} holds no run yet: a new one begins", self.out.display())),
+            }
+        }
+        let mut config = RunConfig::read(self.config.as_deref(), &self.settings)?;
+        if let Some(name) = &self.model {
+            config.model.insert("model".into(), toml::Value::String(name.clone()));
+        }
+        let model = config.model(train, &self.ablate)?;
+        Ok((model, config.train))
     }
 }
 
-fn told(s: &Summary) -> String {
+fn told(s: &Summary, next: &str) -> String {
     let loss = s.final_loss.map_or(String::new(), |l| format!(", loss {l:.4}"));
     let best = s.best_recall_at_1.map_or(String::new(), |r| format!(", best validation R@1 {r:.1} (mean of t2v, v2t)"));
     let how = if s.stopped_early { "stopped after" } else { "finished" };
-    let next = if s.stopped_early { "go on with --resume" } else { "moviola eval retrieval --model … --data …" };
     format!("{how} {} steps{loss}{best}\nmodel: {}\nnext:  {next}", s.steps, s.model.display())
 }
 

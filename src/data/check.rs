@@ -116,6 +116,9 @@ fn check_dataset(dir: &Path, layout: Layout, summary: &mut Summary, problems: &m
         identical(&listing, split, problems);
         listings.push((split, listing));
     }
+    if listings.iter().all(|(_, listing)| listing.entries.is_empty()) && problems.errors() == 0 {
+        problems.error(dir, "", "no split has captions", "list them in captions.jsonl, or as the layout has them");
+    }
     leaks(&listings, problems);
     orphans(&videos, &listings, |entry| &entry.video_id, problems);
     orphans(&texts, &listings, |entry| &entry.text_id, problems);

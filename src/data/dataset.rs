@@ -78,6 +78,13 @@ impl Dataset {
         Ok(Self { name, split, videos, texts, pairs, captions, known: None })
     }
 
+    /// Whether the folder has captions of this split, or what looks like them.
+    pub fn has(dir: &Path, layout: Layout, split: Split) -> bool {
+        let mut problems = Problems::default();
+        let listing = layout::read(dir, layout, split, &mut problems);
+        !listing.entries.is_empty() || problems.errors() > 0
+    }
+
     /// A data set from parts that are at hand.
     ///
     /// # Errors

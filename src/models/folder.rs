@@ -25,13 +25,17 @@ struct ConfigFile {
 /// weights last, so that a folder with weights is whole.
 pub fn save(dir: &Path, model: &dyn Model, flat: &[f32], card: &str) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    let config =
-        serde_json::to_value(model.config()).map_err(|e| Error::config("config", e.to_string(), "report it"))?;
+    let config = as_written(model.config()).map_err(|e| Error::config("config", e.to_string(), "report it"))?;
     let file = ConfigFile { format: FORMAT.into(), version: VERSION, config };
     let text = serde_json::to_string_pretty(&file).map_err(|e| Error::config("config", e.to_string(), "report it"))?;
     write_whole(&dir.join("config.json"), text.as_bytes())?;
     write_whole(&dir.join("README.md"), card.as_bytes())?;
     save_tensors(&dir.join("model.safetensors"), model.parameters(), &[("", flat)])
+}
+
+/// As JSON with f32 numbers as people write them: 0.01, and not the f64 that is nearest to it.
+pub fn as_written(x: &impl Serialize) -> serde_json::Result<serde_json::Value> {
+    serde_json::from_str(&serde_json::to_string(x)?)
 }
 
 /// Reads a model folder: the model of its configuration, and its parameters flat.

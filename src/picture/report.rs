@@ -11,7 +11,7 @@ const STYLE: &str = "\
 @media (prefers-color-scheme:dark){:root{--page:#0e1013;--card:#16191d;--ink:#e6e9ed;--soft:#9aa4af;--rule:#2b3138;\
 --code:#1d2126}}\
 *{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,\
-'Segoe UI',Roboto,'Helvetica Neue','DejaVu Sans',sans-serif}main{max-width:60rem;margin:0 auto;padding:2rem 1.25rem 4rem}\
+'Segoe UI',Roboto,'Helvetica Neue','DejaVu Sans',sans-serif}main{max-width:74rem;margin:0 auto;padding:2rem 1.25rem 4rem}\
 h1{font-size:1.7rem;line-height:1.25;margin:0 0 1rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}\
 nav ul{display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;list-style:none;padding:0;margin:0 0 1rem}a{color:inherit}\
 figure{margin:1rem 0;padding:.75rem;background:var(--card);border:1px solid var(--rule);border-radius:8px;overflow-x:auto}\
@@ -19,7 +19,7 @@ figure svg{display:block;max-width:100%;height:auto;margin:0 auto}figcaption{col
 margin:.6rem .25rem 0}p{max-width:46rem;white-space:pre-line}\
 pre{background:var(--code);border-radius:8px;padding:.8rem 1rem;overflow-x:auto;font:.85rem/1.45 ui-monospace,\
 'DejaVu Sans Mono',monospace}table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums}\
-th,td{padding:.32rem .8rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}\
+th,td{padding:.32rem .6rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}thead th{color:var(--soft);font-weight:600}\
 tr.other td{color:var(--soft)}@media print{body{background:#fff}figure{break-inside:avoid}}";
 

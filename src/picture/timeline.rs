@@ -141,7 +141,8 @@ impl Timeline {
         let times = points.iter().map(|p| p.0).chain(ends).chain(self.duration).chain([0.0]);
         let none = (f64::NAN, f64::NAN);
         let x = Scale::new(Spacing::Linear, extent(times).unwrap_or(none), (LEFT, width - RIGHT));
-        let values = points.iter().map(|p| p.1).chain(self.threshold);
+        // What is filled begins at 0.
+        let values = points.iter().map(|p| p.1).chain(self.threshold).chain([0.0]);
         let y = Scale::new(Spacing::Linear, extent(values).unwrap_or(none), (height - BOTTOM, top)).widened(8);
         let body = html! {
             @for lane in self.lanes.iter().filter(|l| l.shaded) { (shade(lane, &x, top, height - BOTTOM)) }

@@ -5,9 +5,10 @@ use super::options::TrainOptions;
 use crate::data::files::{read_capped, write_whole};
 use crate::error::{Error, Result};
 use crate::models::Config;
-use crate::models::folder::{load_tensors, save_tensors};
+use crate::models::folder::{as_written, load_tensors, save_tensors};
 use crate::models::parameters::Parameters;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -61,17 +62,59 @@ impl State {
         if self.format != wanted.format || self.version != wanted.version {
             return differs("format", format!("{} {}", self.format, self.version), format!("{FORMAT} {VERSION}"));
         }
-        if self.config != wanted.config {
-            return differs("the model", format!("{:?}", self.config), format!("{:?}", wanted.config));
-        }
-        if self.options != wanted.options {
-            return differs("the options", format!("{:?}", self.options), format!("{:?}", wanted.options));
+        let settings = |state: &State| {
+            let of = |x: serde_json::Result<Value>| x.unwrap_or_default();
+            [("", of(as_written(&state.config))), ("train.", of(as_written(&state.options)))]
+        };
+        for ((before, was), (_, is)) in settings(self).into_iter().zip(settings(wanted)) {
+            if let Some((key, was, is)) = difference(&was, &is) {
+                return differs(&format!("{before}{key}"), was, is);
+            }
         }
         if self.data != wanted.data {
             return differs("the data", self.data.clone(), wanted.data.clone());
         }
         Ok(())
     }
+}
+
+/// The first key in which two settings differ, and both values.
+fn difference(was: &Value, is: &Value) -> Option<(String, String, String)> {
+    match (was, is) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|k| !a.contains_key(*k)));
+            keys.into_iter().find_map(|key| {
+                let of = |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+                let (below, was, is) = difference(&of(a), &of(b))?;
+                Some((if below.is_empty() { key.clone() } else { format!("{key}.{below}") }, was, is))
+            })
+        }
+        _ if was == is => None,
+        _ => {
+            let told = |x: &Value| if x.is_object() { "a table".to_string() } else { x.to_string() };
+            Some((String::new(), told(was), told(is)))
+        }
+    }
+}
+
+/// The settings of the run that `out` holds, from its newest checkpoint that can be read; none where there is no run.
+///
+/// # Errors
+/// When there are checkpoints and none of them can be read.
+pub fn settings(out: &Path) -> Result<Option<(Config, TrainOptions)>> {
+    let mut last = None;
+    for path in found(out)?.into_iter().rev() {
+        let file = path.join("trainer_state.json");
+        let state = read_capped(&file, STATE_LIMIT).and_then(|text| {
+            serde_json::from_slice::<State>(&text)
+                .map_err(|e| Error::format(&file, format!("is damaged ({e})"), "give the run's settings again"))
+        });
+        match state {
+            Ok(state) => return Ok(Some((state.config, state.options))),
+            Err(e) => last = Some(e),
+        }
+    }
+    last.map_or(Ok(None), Err)
 }
 
 /// A checkpoint in memory: the state and the three flat vectors.

@@ -4,7 +4,7 @@ use super::super::{Common, device, output, progress};
 use crate::engine::backend::Backend;
 use crate::engine::bench::{Measured, Roofline, measure, roofline};
 use crate::engine::op::{Class, OPS, Sample};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use clap::Args;
 use serde::Serialize;
 
@@ -47,6 +47,13 @@ impl Ops {
             .filter(|op| op.name().contains(&self.op))
             .filter_map(|op| largest(op.samples()).map(|s| (op.name(), s)))
             .collect();
+        if chosen.is_empty() {
+            let fix = "give a part of the name of one; without --op all are timed";
+            return Err(Error::config("--op", format!("no op's name contains {:?}", self.op), fix));
+        }
+        if self.runs == 0 {
+            return Err(Error::config("--runs", "is 0", "take one or more"));
+        }
         let bar = progress::bar(common, "bench", chosen.len() as u64);
         let limit = roofline(backend.as_mut(), self.runs)?;
         let mut ops = vec![];

@@ -145,7 +145,7 @@ impl Told<'_> {
             let values: Vec<Vec<f64>> =
                 rows.iter().map(|(_, variant)| self.outcome.table.values(variant, column)).collect();
             let largest = values.iter().flatten().filter(|v| v.is_finite()).fold(0.0, |most: f64, v| most.max(v.abs()));
-            let digits = digits(largest);
+            let digits = if self.claim.percents().contains(column) { 1 } else { digits(largest) };
             for (row, values) in out.iter_mut().zip(&values) {
                 let s = Summary::of(values);
                 row.push(match values.len() {

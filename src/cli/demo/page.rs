@@ -18,7 +18,7 @@ pub fn page(outcome: &Outcome, out: &Path, truth: &Made<Video, Query>) -> Result
     let report = Report::new("Moviola demo: a shortcut, and how to see it")
         .text(format!(
             "Three models were trained just now on a world that was made for this page; all of it took {:.0} s. The world \
-             has a trap. The page shows which models are in it, and how one can tell.",
+             has a trap. The page shows how deep each model is in it, and how one can tell.",
             outcome.seconds
         ))
         .section("A spurious background")

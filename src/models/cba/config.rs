@@ -319,3 +319,35 @@ impl CbaConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// docs/cba.md lists every key, in the order of its table, with the default that it has.
+    #[test]
+    fn the_page_tells_every_key_and_its_default() {
+        let page = std::fs::read_to_string("docs/cba.md").unwrap();
+        let Value::Object(tables) = serde_json::to_value(CbaConfig::default()).unwrap() else { panic!() };
+        for (table, keys) in tables {
+            let section = page.split("\n## ").find(|s| s.starts_with(&format!("[{table}]"))).expect(&table);
+            let rows: Vec<Vec<&str>> = section
+                .lines()
+                .filter(|line| line.starts_with("| ") && !line.starts_with("| key"))
+                .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+                .collect();
+            let Value::Object(keys) = keys else { panic!() };
+            assert_eq!(rows.len(), keys.len(), "{table}");
+            for row in rows {
+                let told = match &keys[row[0]] {
+                    // As an f32 is written.
+                    Value::Number(n) => (n.as_f64().unwrap() as f32).to_string(),
+                    Value::String(s) => s.clone(),
+                    other => other.to_string(),
+                };
+                assert_eq!(row[1], told, "{table}.{}", row[0]);
+            }
+        }
+    }
+}
