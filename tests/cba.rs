@@ -155,7 +155,7 @@ fn every_form_trains_and_logs_its_terms() {
     let forms: [(&str, &[&str], Change); 7] = [
         ("default", &["contrast", "pooled", "uniform", "consistency", "balance", "router_z", "decorrelation"], |_| ()),
         ("token", &["balance"], |c| (c.routing.mode, c.routing.experts) = (RoutingMode::TopkToken, 8)),
-        ("query", &["balance"], |c| c.routing.mode = RoutingMode::TopkQuery),
+        ("query", &["balance"], |c| (c.routing.mode, c.routing.query_noise) = (RoutingMode::TopkQuery, 0.5)),
         ("frames swapped", &["swap", "swap_consistency"], |c| {
             let n = &mut c.counterfactual;
             (n.swap, n.exchange, n.gate) = (0.5, Swap::Frames, -2.0);

@@ -73,6 +73,7 @@ fn forms() -> Vec<(&'static str, Config)> {
             cba(|c| {
                 (c.counterfactual.margin, c.counterfactual.hard_negatives) = (0.1, 2.0);
                 (c.temporal.augment, c.temporal.order) = (0.5, 0.1);
+                c.routing.query_noise = 1.0;
             }),
         ),
         ("cba, told the foreground", cba(|c| c.counterfactual.foreground = Foreground::Given)),

@@ -23,7 +23,7 @@ def check(config):
     cba = config["cba"]
     wanted = [
         (cba["routing"], "mode", "soft"), (cba["routing"], "sharing", "low-rank"), (cba["routing"], "router", "query"),
-        (cba["counterfactual"], "margin", 0.0), (cba["counterfactual"], "hard_negatives", 1.0),
+        (cba["routing"], "query_noise", 0.0), (cba["counterfactual"], "margin", 0.0), (cba["counterfactual"], "hard_negatives", 1.0),
         (cba["counterfactual"], "foreground", "learned"), (cba["counterfactual"], "exchange", "mean"),
         (cba["temporal"], "augment", 0.0), (cba["temporal"], "order", 0.0),
         (cba["trunk"], "mixing", False), (cba["quantisation"], "int8", False),

@@ -36,7 +36,7 @@ impl Claim for FactorsClaim {
     fn variants(&self, effort: Effort) -> Vec<Variant> {
         let recipe = recipe(effort);
         let (options, plain) = (recipe.options(), |model| recipe.plain(model));
-        let config = recipe.cba(&["counterfactual", "temporal"]);
+        let config = model(&recipe);
         let mut three = Variant::new("cba", "soft routing, an expert a factor", config, options.clone());
         if let Some(cba) = &mut three.config.cba {
             cba.routing.experts = 3;
@@ -177,6 +177,16 @@ pub(super) fn recipe(effort: Effort) -> Recipe {
         temperature: 0.1,
         trunk,
     }
+}
+
+/// CBA as this world trains it.
+pub(super) fn model(recipe: &Recipe) -> Config {
+    let mut config = recipe.cba(&["counterfactual", "temporal"]);
+    if let Some(cba) = &mut config.cba {
+        // Without it what else a query says, its value, has a say in the gates as well.
+        cba.routing.query_noise = 1.0;
+    }
+    config
 }
 
 fn is_routed(mode: RoutingMode) -> bool {

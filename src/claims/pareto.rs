@@ -39,7 +39,7 @@ impl Claim for ParetoClaim {
         // Half of the steps there: what is compared are forms of routing, and eight experts need no more.
         let recipe = Recipe { epochs: 10, ..factors::recipe(effort) };
         let (options, plain) = (recipe.options(), recipe.plain("token-interaction"));
-        let cba = Variant::new("cba", "", recipe.cba(&["counterfactual", "temporal"]), options.clone());
+        let cba = Variant::new("cba", "", factors::model(&recipe), options.clone());
         let routed = |name: &str, about: &str, mode, experts, slots| {
             cba.with(name, about, |c| (c.routing.mode, c.routing.experts, c.routing.slots) = (mode, experts, slots))
         };

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 /// Random streams of a step, by purpose.
 const NOISE: u64 = 0x766e_0000_0000_0000;
+const QUERY_NOISE: u64 = 0x7671_0000_0000_0000;
 const PERTURBED_NOISE: u64 = 0x7670_0000_0000_0000;
 const DONORS: u64 = 0x7664_0000_0000_0000;
 const PERTURBATION: u64 = 0x7674_0000_0000_0000;
@@ -44,6 +45,12 @@ pub fn pack_views(slot: &mut SlotWriter, config: &Config, views: &Views) -> Resu
     let lengths = lengths_of(views.packed());
     let frames_before: usize = lengths_of(views.before()).iter().sum();
     noise(slot, "router_noise", Random::new(views.seed, NOISE + views.step), frames_before * cba.routing.experts)?;
+    noise(
+        slot,
+        "query_noise",
+        Random::new(views.seed, QUERY_NOISE + views.step),
+        views.part.start * cba.routing.experts,
+    )?;
     if slot.has("perturbed_segments") {
         let how = cba.temporal.perturbation();
         let rows_before = views.before().iter().enumerate().map(|(v, i)| views.perturbed(v, *i, &how).len()).sum();

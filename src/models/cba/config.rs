@@ -120,6 +120,9 @@ pub struct Routing {
     pub timed: bool,
     /// Whether training with `topk-token` adds noise of learned size to the logits.
     pub noise: bool,
+    /// Deviation of the normal noise on a query's logits while training. Experts that are told apart by less than the
+    /// noise are not told apart, so gates come to decide by a margin, and not by what else a query says.
+    pub query_noise: f32,
 }
 
 impl Default for Routing {
@@ -137,6 +140,7 @@ impl Default for Routing {
             centre: true,
             timed: true,
             noise: true,
+            query_noise: 0.0,
         }
     }
 }
@@ -299,6 +303,7 @@ impl CbaConfig {
             ("routing.balance", r.balance, 0.0, 1e3),
             ("routing.z", r.z, 0.0, 1e3),
             ("routing.decorrelation", r.decorrelation, 0.0, 1e3),
+            ("routing.query_noise", r.query_noise, 0.0, 1e3),
             ("counterfactual.uniform", c.uniform, 0.0, 1e3),
             ("counterfactual.swap", c.swap, 0.0, 1e3),
             ("counterfactual.gate", c.gate, -2.0, 2.0),

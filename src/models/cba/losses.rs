@@ -45,7 +45,8 @@ const VIEWS: usize = 4;
 /// [`Model::text`]: super::super::Model::text
 pub fn represent(model: &Cba, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Represented> {
     let joint = project(g, w, "video", batch.video.frames, model.rounds(batch.stage))?;
-    let text = model.encode_text(g, w, &batch.text, batch.stage)?;
+    let mut text = model.encode_text(g, w, &batch.text, batch.stage)?;
+    text.router = shaken(model, g, batch, text.router)?;
     let made = Made { model, w, batch, joint, text };
     let video = made.factual(g)?;
     let delta = made.delta(g, &video)?;
@@ -73,6 +74,18 @@ pub fn compare(model: &Cba, g: &mut Graph, w: &Weights, batch: &Batch, made: &Re
     step.counterfactual(g, &scores, &swapped)?;
     step.temporal(g, scores[0], &perturbed, &reversed)?;
     Ok(step.terms)
+}
+
+/// A query's logits `[N, K]` with noise, where training asks for it.
+fn shaken(model: &Cba, g: &mut Graph, batch: &Batch, router: Value) -> Result<Value> {
+    let a = model.cba.routing.query_noise;
+    if router.is_absent() || a == 0.0 {
+        return Ok(router);
+    }
+    let dims = [batch.text.capacity.texts_dim(), Dim::Fixed(model.cba.routing.experts)];
+    let noise = g.input("query_noise", Meta::f32(&dims)?);
+    let noise = g.apply(Unary { kind: UnaryKind::Affine { a, b: 0.0 } }, &[noise])?;
+    g.apply(Binary { kind: BinaryKind::Add }, &[router, noise])
 }
 
 impl Cba {
