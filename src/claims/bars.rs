@@ -136,7 +136,9 @@ fn jackknife(bar: &Bar, table: &Table, value: f64) -> Summary {
     let without: Vec<f64> = (0..n).flat_map(|seed| (bar.value)(&table.without(seed))).collect();
     let mean = without.iter().sum::<f64>() / without.len().max(1) as f64;
     let spread: f64 = without.iter().map(|x| (x - mean).powi(2)).sum();
-    let standard_error = (spread * (n - 1) as f64 / n as f64).sqrt();
+    // A value that one seed alone carries is as unsure as can be.
+    let known = without.len() == n;
+    let standard_error = if known { (spread * (n - 1) as f64 / n as f64).sqrt() } else { f64::INFINITY };
     Summary { mean: value, sd: 0.0, standard_error, half_interval: student(n) * standard_error }
 }
 

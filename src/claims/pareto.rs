@@ -157,8 +157,9 @@ impl Claim for ParetoClaim {
                 over("time ratio"),
                 "Up and to the left is better; the dashed line is the frontier, and what lies below and to the right of \
                  it is beaten. R@1 on S2; times of the same configuration on 256 × 256 pairs of 32 words and 12 frames at \
-                 width 512 (with --quick 16 × 16 pairs), in turns with token interaction, on this machine. K experts, of which k are kept. \
-                 Models rounded as int8 are missing: there are no kernels for them yet, and their time is that of f32.",
+                 width 512 (with --quick 16 × 16 pairs), in turns with token interaction, on this machine. K experts, of \
+                 which k are kept. Models rounded as int8 are missing: there are no kernels for them yet, and their time \
+                 is that of f32.",
             )
             .with_frontier(),
             figure(

@@ -29,7 +29,9 @@ pub struct State {
     pub validated: usize,
     /// Mean R@1 of the best validation so far.
     pub best: Option<f64>,
-    /// Whether the model's gate was open in the last step; false without a gate.
+    /// Whether the model's gate was open in the last step; false without a gate, and in states of version 1, which are
+    /// refused by their version and not as damaged.
+    #[serde(default)]
     pub open: bool,
     pub options: TrainOptions,
     pub config: Config,

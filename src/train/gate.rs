@@ -6,7 +6,6 @@ use super::trainer::Pairs;
 use crate::engine::graph::Graph;
 use crate::engine::scheduler::executor::Executor;
 use crate::error::{Error, Result};
-use crate::models::batch::{pack_texts, pack_videos};
 use crate::models::{Model, plans};
 use crate::random::Random;
 
@@ -43,11 +42,7 @@ impl Gate {
     pub fn look(&self, executor: &mut Executor, plan: usize, pairs: &Pairs) -> Result<(f32, bool)> {
         let mut lead = 0.0;
         for pass in self.pairs.chunks(self.at_once.max(1)) {
-            let outputs = executor.run(plan, |slot| {
-                let (texts, videos): (Vec<_>, Vec<_>) = pass.iter().map(|p| (pairs.text(*p), pairs.video(*p))).unzip();
-                pack_texts(slot, &pairs.texts, &texts)?;
-                pack_videos(slot, &pairs.videos, &videos)
-            })?;
+            let outputs = executor.run(plan, |slot| pairs.pack(slot, pass, 0..pass.len()))?;
             // Matched pairs stand on the diagonal of a matrix whose rows are as long as a full pass.
             let matched = |name: &str| {
                 let scores = outputs.f32(name)?.iter().step_by(self.at_once + 1).take(pass.len());

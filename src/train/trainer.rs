@@ -89,8 +89,8 @@ pub struct Trainer<'a> {
 /// A split with its token rows as the model takes them.
 pub(super) struct Pairs<'a> {
     data: &'a Dataset,
-    pub texts: TextRows<'a>,
-    pub videos: VideoRows<'a>,
+    texts: TextRows<'a>,
+    videos: VideoRows<'a>,
     video_key: Vec<u32>,
     caption_key: Vec<u32>,
     foreground: Option<&'a (dyn Fn(usize, usize) -> bool + Sync)>,
@@ -113,11 +113,11 @@ impl<'a> Pairs<'a> {
         self.data.pairs.len()
     }
 
-    pub fn text(&self, pair: usize) -> usize {
+    fn text(&self, pair: usize) -> usize {
         self.data.pairs[pair].text
     }
 
-    pub fn video(&self, pair: usize) -> usize {
+    fn video(&self, pair: usize) -> usize {
         self.data.pairs[pair].video
     }
 
@@ -148,7 +148,7 @@ impl<'a> Pairs<'a> {
     }
 
     /// Packs a part of a batch's pairs.
-    fn pack(&self, slot: &mut SlotWriter, pairs: &[usize], part: Range<usize>) -> Result<()> {
+    pub fn pack(&self, slot: &mut SlotWriter, pairs: &[usize], part: Range<usize>) -> Result<()> {
         let texts: Vec<usize> = pairs.iter().map(|p| self.text(*p)).collect();
         let videos: Vec<usize> = pairs.iter().map(|p| self.video(*p)).collect();
         pack_texts(slot, &self.texts, &texts[part.clone()])?;
