@@ -185,6 +185,8 @@ pub(super) fn model(recipe: &Recipe) -> Config {
     if let Some(cba) = &mut config.cba {
         // Without it what else a query says, its value, has a say in the gates as well.
         cba.routing.query_noise = 1.0;
+        // Experts take a factor each before the router has a say; else two factors may come to share one.
+        cba.routing.pace = 0.1;
     }
     config
 }

@@ -42,7 +42,7 @@ A configuration file has tables; every key can be left out:
 and, for cba (docs/cba.md says what each does, its default and its range):
   [trunk]           layers heads expansion positions motion standardise mixing pooled
   [routing]         mode = \"off|dense|soft|topk-query|topk-token\"
-                    experts slots rank sharing router balance z decorrelation centre timed noise query_noise
+                    experts slots rank sharing router balance z decorrelation centre timed noise query_noise pace
   [counterfactual]  uniform swap exchange gate margin hard_negatives foreground
   [temporal]        consistency augment order drop jitter slowest fastest
   [quantisation]    int8 from")]

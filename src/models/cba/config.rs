@@ -123,6 +123,9 @@ pub struct Routing {
     /// Deviation of the normal noise on a query's logits while training. Experts that are told apart by less than the
     /// noise are not told apart, so gates come to decide by a margin, and not by what else a query says.
     pub query_noise: f32,
+    /// Learning rate of the router's logits of queries and frames over that of the rest. Experts part before a slow
+    /// router has a say. What tells a video's frames apart, their seconds, is not slowed.
+    pub pace: f32,
 }
 
 impl Default for Routing {
@@ -141,6 +144,7 @@ impl Default for Routing {
             timed: true,
             noise: true,
             query_noise: 0.0,
+            pace: 1.0,
         }
     }
 }
@@ -304,6 +308,7 @@ impl CbaConfig {
             ("routing.z", r.z, 0.0, 1e3),
             ("routing.decorrelation", r.decorrelation, 0.0, 1e3),
             ("routing.query_noise", r.query_noise, 0.0, 1e3),
+            ("routing.pace", r.pace, 0.0, 1e3),
             ("counterfactual.uniform", c.uniform, 0.0, 1e3),
             ("counterfactual.swap", c.swap, 0.0, 1e3),
             ("counterfactual.gate", c.gate, -2.0, 2.0),

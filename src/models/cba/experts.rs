@@ -63,6 +63,7 @@ pub fn declare(p: &mut Parameters, routing: &Routing, positions: bool, dim: usiz
     p.free("experts.bias", &[experts, dim], Init::Constant(0.0), false);
     p.linear("router.text", experts, dim);
     p.linear("router.frame", experts, dim);
+    p.hasten("router.", routing.pace);
     if timed(routing, positions) {
         // As much at first as a frame's own logits, which hardly change within a video.
         let deviation = 1.0 / (WAVES as f32).sqrt();
