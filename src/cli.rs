@@ -100,7 +100,12 @@ enum Command {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|e| {
+        if e.use_stderr() && std::env::args().any(|a| a == "--json") {
+            let _ = output::line(&serde_json::json!({ "error": e.to_string().trim_end() }).to_string());
+        }
+        e.exit()
+    });
     // A second Ctrl-C ends the process at once; without a handler the first one does, which loses nothing either.
     let _ = ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::SeqCst) {

@@ -127,8 +127,9 @@ fn reasons_have_what_a_model_knows_and_no_more() {
         let sum = |values: &Value| values.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).sum::<f64>();
         if model == "cba" {
             assert!((sum(&why["expert_shares"]) - 1.0).abs() < 1e-4, "{why}");
-            let gates: Vec<f64> = why["expert_gates"].as_array().unwrap().iter().map(|g| g.as_f64().unwrap()).collect();
-            assert!(gates.chunks(gates.len() / 12).all(|frame| (frame.iter().sum::<f64>() - 1.0).abs() < 1e-4));
+            let gates = why["expert_gates"].as_array().unwrap();
+            assert_eq!(gates.len(), 12);
+            assert!(gates.iter().all(|frame| (sum(frame) - 1.0).abs() < 1e-4));
         }
         let stable = &why["stability"];
         assert_eq!(stable["unperturbed"], why["score"], "{model}");
@@ -390,6 +391,11 @@ fn nonsense_is_answered_with_what_to_do() {
     has(refused(&["eval", "retrieval", "--model", &world, "--data", &world]), &["config.json", "moviola train"]);
     has(refused(&["plan", "--device", "tpu"]), &["tpu", "auto, cpu, cuda"]);
     has(refused(&["plan", "--model", "gpt"]), &["gpt", "token-interaction"]);
+    has(refused(&["plan", "--model", "cba", "--set", "model.dim=8"]), &["model.dim", "--dim"]);
+    let misused = run(&["plan", "--set", "routing.experts=8", "--json"]);
+    assert_eq!(misused.status.code(), Some(2));
+    let told: Value = serde_json::from_slice(&misused.stdout).unwrap();
+    assert!(told["error"].as_str().unwrap().contains("--model"));
     let base = ["train", "--data", &world, "--out", at(&out), "--device", "cpu"];
     let with = |tail: &[&str]| refused(&[&base, tail].concat());
     has(with(&["--set", "train.epochs=0"]), &["train.epochs", "1 to"]);

@@ -71,6 +71,7 @@ impl Claim for ParetoClaim {
             query(8, 2),
             token(4, 1),
             token(8, 2),
+            token(8, 3),
             token(16, 2),
             int8(&soft(8), "soft-8-int8"),
             int8(&token(8, 2), "token-8-2-int8"),

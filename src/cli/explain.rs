@@ -68,14 +68,14 @@ pub struct Shown {
     words: Vec<String>,
     word_weights: Vec<f32>,
     relevance: Vec<f32>,
-    /// `[words, frames]`
-    similarity: Vec<f32>,
+    /// A row a word, a column a frame.
+    similarity: Vec<Vec<f32>>,
     /// Share of each expert over the video, weighted by relevance; empty where the model does not route.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     expert_shares: Vec<f32>,
-    /// `[frames, experts]`
+    /// A row a frame, a column an expert.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    expert_gates: Vec<f32>,
+    expert_gates: Vec<Vec<f32>>,
     /// Frames that the model takes for foreground, and what all others score alone: how much of the score is a shortcut.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     foreground: Vec<bool>,
@@ -196,15 +196,20 @@ pub fn explain(
         device: scorer.device(),
         seconds,
         words: labels(caption, e.words),
-        similarity: e.similarity.get(..e.words * e.frames).unwrap_or(&[]).to_vec(),
+        similarity: rows(&e.similarity, e.words, e.frames),
+        expert_gates: rows(&e.gates, e.frames, e.gates.len() / e.frames.max(1)),
         expert_shares: e.shares(),
-        expert_gates: e.gates,
         foreground: e.foreground,
         background_score: e.background_score,
         word_weights: e.word_weights,
         relevance: e.relevance,
         stability: None,
     })
+}
+
+/// The first `n` rows of a table; none where it is empty.
+fn rows(table: &[f32], n: usize, width: usize) -> Vec<Vec<f32>> {
+    table.chunks_exact(width.max(1)).take(n).map(<[f32]>::to_vec).collect()
 }
 
 /// The caption's words where there is one per token, else numbers: encoders cut words into pieces of their own.
@@ -221,8 +226,7 @@ impl Shown {
         let mut lines = vec![format!("{} · {} · score {:.4} · {}", self.text, self.video, self.score, self.device)];
         lines.push(self.caption.clone());
         let frames = self.seconds.len();
-        for (w, word) in self.words.iter().enumerate() {
-            let row = self.similarity.get(w * frames..(w + 1) * frames).unwrap_or(&[]);
+        for (w, (word, row)) in self.words.iter().zip(&self.similarity).enumerate() {
             let Some((at, best)) = row.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else { continue };
             let weight = self.word_weights.get(w).copied().unwrap_or(0.0);
             lines.push(format!(

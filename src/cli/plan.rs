@@ -1,5 +1,6 @@
 //! `plan`: what a model will run and what it will take, before anything is taken.
 
+use super::settings::at_sizes;
 use super::{Common, device, output};
 use crate::engine::fuse::fuse;
 use crate::engine::scheduler::executor::SLOTS;
@@ -19,7 +20,8 @@ Examples:
   moviola plan                       memory and work of every model
   moviola plan --model mean-pool --dump
   moviola plan --batch 512 --frames 64 --json
-  moviola plan --model cba --batch 1024 --frames 64 --chunk 128     what train.chunk saves")]
+  moviola plan --model cba --batch 1024 --frames 64 --chunk 128     what train.chunk saves
+  moviola plan --model cba --set routing.experts=8 --set trunk.layers=0")]
 pub struct PlanCommand {
     /// One model; all when left out.
     #[arg(long, value_name = "NAME")]
@@ -39,6 +41,9 @@ pub struct PlanCommand {
     /// Width of tokens and of the joint space.
     #[arg(long, default_value_t = 512)]
     dim: usize,
+    /// One setting of the model, as `train` takes them.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "model")]
+    settings: Vec<String>,
     /// Print every command.
     #[arg(long)]
     dump: bool,
@@ -81,16 +86,7 @@ impl PlanCommand {
     }
 
     fn plans(&self, name: &str, ctx: &crate::engine::op::Ctx) -> Result<Vec<Plan>> {
-        let config = Config {
-            model: name.into(),
-            text_dim: self.dim,
-            video_dim: self.dim,
-            dim: self.dim,
-            max_words: self.words,
-            max_frames: self.frames,
-            ..Config::default()
-        };
-        let model = build(&config)?;
+        let model = build(&at_sizes(name, &self.settings, self.words, self.frames, self.dim)?)?;
         let capacity =
             |n: usize| Capacity { texts: n, words: n * (self.words + 1), videos: n, frames: n * self.frames };
         let (stage, optimiser) = (Stage::default(), Optimiser::default());

@@ -101,6 +101,25 @@ impl RunConfig {
     }
 }
 
+/// The configuration of a model for a command that takes its sizes as flags.
+///
+/// # Errors
+/// When a setting is not KEY=VALUE, does not exist, is one of training or one of those sizes.
+pub fn at_sizes(model: &str, settings: &[String], words: usize, frames: usize, dim: usize) -> Result<Config> {
+    let mut config = RunConfig::read(None, settings)?;
+    config.model.insert("model".into(), model.into());
+    if config.train != TrainOptions::default() {
+        let fix = "use --batch for its size; the other settings of [train] do not change a step's work";
+        return Err(Error::config("--set train", "is not asked for by a single step", fix));
+    }
+    let sizes = [("max_words", words), ("max_frames", frames), ("text_dim", dim), ("video_dim", dim), ("dim", dim)];
+    if let Some((key, _)) = sizes.iter().find(|(key, _)| config.model.contains_key(*key)) {
+        let fix = "use --words, --frames and --dim";
+        return Err(Error::config(format!("model.{key}"), "is a size of the batch here", fix));
+    }
+    config.sized(&sizes, &[])
+}
+
 /// `a.b=value` into the table; a value that is no TOML is a string.
 fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
     let usage = || Error::config("--set", format!("{setting:?} is not KEY=VALUE"), "write e.g. --set train.epochs=10");

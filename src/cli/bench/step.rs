@@ -1,6 +1,6 @@
 //! `bench step`: a training step on a batch that is the same everywhere, for comparisons with other frameworks.
 
-use super::super::settings::RunConfig;
+use super::super::settings::at_sizes;
 use super::super::{Common, device, output};
 use super::profile::{self, Line};
 use super::{cpu_seconds, dump, sizes};
@@ -14,7 +14,6 @@ use crate::models::parameters::Parameter;
 use crate::models::plans::{Optimiser, gradients, training};
 use crate::models::random_batch::{Batch, SEED, Sizes};
 use crate::models::{Config, Model, Stage, build};
-use crate::train::TrainOptions;
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -105,7 +104,7 @@ impl Step {
         if self.steps == 0 || self.steps > MOST_STEPS {
             return Err(Error::config("--steps", format!("is {}", self.steps), format!("use 1 to {MOST_STEPS}")));
         }
-        let model = build(&self.config()?)?;
+        let model = build(&at_sizes(&self.model, &self.settings, self.words, self.frames, self.dim)?)?;
         let backend = device::open(common)?;
         let batch = batch.batch();
         if self.profile {
@@ -113,23 +112,6 @@ impl Step {
         } else {
             self.time(common, model.as_ref(), &batch, backend)
         }
-    }
-
-    /// The model's configuration: the settings, and the sizes of the batch.
-    fn config(&self) -> Result<Config> {
-        let mut config = RunConfig::read(None, &self.settings)?;
-        config.model.insert("model".into(), toml::Value::String(self.model.clone()));
-        if config.train != TrainOptions::default() {
-            let fix = "use --batch for its size; the other settings of [train] do not change a step's work";
-            return Err(Error::config("--set train", "is not asked for by a single step", fix));
-        }
-        let sizes = [("max_words", self.words), ("max_frames", self.frames)];
-        let widths = [("text_dim", self.dim), ("video_dim", self.dim), ("dim", self.dim)];
-        if let Some((key, _)) = sizes.iter().chain(&widths).find(|(key, _)| config.model.contains_key(*key)) {
-            let fix = "use --words, --frames and --dim";
-            return Err(Error::config(format!("model.{key}"), "is a size of the batch here", fix));
-        }
-        config.sized(&[&sizes[..], &widths].concat(), &[])
     }
 
     fn time(&self, common: &Common, model: &dyn Model, batch: &Batch, backend: Box<dyn Backend>) -> Result<()> {

@@ -93,7 +93,8 @@ impl Shown {
         if self.similarity.is_empty() {
             return Ok(None);
         }
-        let heat = Heat::new(title, "cosine", &self.words, &self.seconds, &self.similarity)?;
+        let cells = self.similarity.concat();
+        let heat = Heat::new(title, "cosine", &self.words, &self.seconds, &cells)?;
         let heat = heat.word_weights(&self.word_weights)?.frame_relevance(&self.relevance)?;
         Ok(Some(if size == Size::Half { heat.columns(200.0) } else { heat }.figure()))
     }
@@ -112,7 +113,8 @@ impl Shown {
         }
         let names = (1..=self.expert_shares.len()).map(|i| format!("expert {i}")).collect();
         let whole = (self.expert_shares.as_slice(), "by relevance");
-        let shares = Shares::new("Experts over time", names, &self.seconds, &self.expert_gates, whole)?;
+        let gates = self.expert_gates.concat();
+        let shares = Shares::new("Experts over time", names, &self.seconds, &gates, whole)?;
         let caption = "How much of each expert is in the token of a frame, for this text: a bar a frame, which the shares \
                        fill. The bar at the right is the whole video, its frames weighed by their relevance; the legend \
                        has its numbers. Bars that differ mean that experts divide the frames among them.";
