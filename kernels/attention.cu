@@ -128,11 +128,12 @@ __device__ inline void add_rows(
 }
 
 // attention: y_i = sum over the keys j of its segment of softmax_j(<q_i, k_j> scale + log_weight_j) v_j, and the
-// log-sum-exp of the logits. Keys at or below -1e29, and those behind the first `keys` ones, take no part.
+// log-sum-exp of the logits. Keys at or below -1e29, those behind the first `keys` ones and, if causal, those at a later
+// place of their segment than the query take no part.
 // Floor: 4 bytes an element of q, k, v and y, 4 d FLOPs a query, key and head; bound by bandwidth at some dozen keys,
 // in fact by reads of shared memory: one for every one to two FMAs. Not yet measured on a GPU. To try: mma.m16n8k8 in tf32.
 struct Attention {
-    Size q_rows; Size k_rows; Size n; u32 heads; u32 d; u32 keys; float scale; u32 weighted; u32 wants_lse;
+    Size q_rows; Size k_rows; Size n; u32 heads; u32 d; u32 keys; float scale; u32 causal; u32 weighted; u32 wants_lse;
 };
 
 template <u32 PACKS>
@@ -190,7 +191,8 @@ __device__ inline void attend(
                     if (j < staged.number()) weight = p.weighted == 1 ? log_weights[begin + j] : 0.0f;
 #pragma unroll
                     for (u32 o = 0; o < S::OWN; o++) {
-                        weights[o][chunk] = weight <= EXCLUDED ? FLOOR : fmaf(weights[o][chunk], p.scale, weight);
+                        bool late = p.causal == 1 && begin + j - keys.begin > own + o - mine.rows.begin;
+                        weights[o][chunk] = weight <= EXCLUDED || late ? FLOOR : fmaf(weights[o][chunk], p.scale, weight);
                     }
                 }
 #pragma unroll
@@ -274,7 +276,7 @@ struct Given {
 };
 
 struct AttentionGrad {
-    Size q_rows; Size k_rows; Size n; u32 heads; u32 d; u32 keys; float scale; u32 weighted; u32 q_stride; u32 k_stride;
+    Size q_rows; Size k_rows; Size n; u32 heads; u32 d; u32 keys; float scale; u32 causal; u32 weighted; u32 q_stride; u32 k_stride;
 };
 
 // Calls `write(row, head's number, sums of dl times rows of the first matrix, of p times rows of the second, sum of dl)`
@@ -329,7 +331,9 @@ __device__ inline void each_gradient(Shared& s, const Given& in, const u32* coun
                             u32 key = KEYS ? own + o : begin + j, query = KEYS ? begin + j : own + o;
                             float weight = p.weighted == 1 ? in.log_weights[key] : 0.0f;
                             float exponent = fmaf(probabilities[o][chunk], p.scale, weight) - in.lse[query * p.heads + h];
-                            if (!(weight <= EXCLUDED)) probability = expf(exponent);
+                            u32 here = own + o - mine.rows.begin, there = begin + j - others.begin;
+                            bool late = p.causal == 1 && (KEYS ? here > there : there > here);
+                            if (!(weight <= EXCLUDED || late)) probability = expf(exponent);
                             dls[o][chunk] = probability * (dls[o][chunk] - in.delta[h * p.q_stride + query]);
                         } else {
                             dls[o][chunk] = 0.0f;

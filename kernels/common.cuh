@@ -176,6 +176,17 @@ __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 constexpr float GELU = 0.7978845608f;
 
+// The distribution function of a normal number: with z = |x| / sqrt(2) it is 1 - erfc(z) / 2 or erfc(z) / 2, of which the
+// rational Chebyshev fit of Numerical Recipes (section 6.2) has a relative error of 1.2e-7 everywhere.
+__device__ inline float normal_below(float x) {
+    float z = fabsf(x) * 0.7071067812f;
+    float t = 1.0f / (1.0f + 0.5f * z);
+    float fit = -1.26551223f + t * (1.00002368f + t * (0.37409196f + t * (0.09678418f + t * (-0.18628806f + t * (0.27886807f +
+        t * (-1.13520398f + t * (1.48851587f + t * (-0.82215223f + t * 0.17087277f))))))));
+    float beyond = 0.5f * t * expf(fit - z * z);
+    return x < 0.0f ? beyond : 1.0f - beyond;
+}
+
 // Functions of one number by the numbers of `UnaryKind::code`.
 __device__ inline float unary(u32 kind, float x, float a, float b) {
     switch (kind) {
@@ -183,9 +194,10 @@ __device__ inline float unary(u32 kind, float x, float a, float b) {
         case 1: return is_nan(x) ? x : fmaxf(x, 0.0f);
         case 2: return 0.5f * x * (1.0f + tanhf(GELU * (x + 0.044715f * x * x * x)));
         case 3: return x * sigmoid(1.702f * x);
-        case 4: return sigmoid(x);
-        case 5: return tanhf(x);
-        case 6: return expf(x);
+        case 4: return x * normal_below(x);
+        case 5: return sigmoid(x);
+        case 6: return tanhf(x);
+        case 7: return expf(x);
         // max(x, 0) + ln(1 + e^-|x|); the sum, not a maximum, keeps a NaN.
         default: return (x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x)));
     }
@@ -200,9 +212,10 @@ __device__ inline float unary_derivative(u32 kind, float x, float a) {
             return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * GELU * (1.0f + 3.0f * 0.044715f * x * x);
         }
         case 3: { float s = sigmoid(1.702f * x); return s + x * 1.702f * s * (1.0f - s); }
-        case 4: { float s = sigmoid(x); return s * (1.0f - s); }
-        case 5: { float t = tanhf(x); return 1.0f - t * t; }
-        case 6: return expf(x);
+        case 4: return normal_below(x) + x * 0.3989422804f * expf(-0.5f * x * x);
+        case 5: { float s = sigmoid(x); return s * (1.0f - s); }
+        case 6: { float t = tanhf(x); return 1.0f - t * t; }
+        case 7: return expf(x);
         default: return sigmoid(x);
     }
 }

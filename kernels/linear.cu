@@ -18,6 +18,7 @@ __device__ inline float activate(u32 kind, float x) {
         case 1: return unary(1, x, 0.0f, 0.0f);
         case 2: return unary(2, x, 0.0f, 0.0f);
         case 3: return unary(3, x, 0.0f, 0.0f);
+        case 4: return unary(4, x, 0.0f, 0.0f);
         default: return x;
     }
 }

@@ -55,13 +55,13 @@ const INPUTS: &str = "
 #[test]
 fn an_activation_goes_into_the_linear_before_it() {
     let (mut g, y) = product();
-    let z = g.apply(unary(UnaryKind::Gelu), &[y]).unwrap();
+    let z = g.apply(unary(UnaryKind::GeluTanh), &[y]).unwrap();
     g.output("z", z);
     assert_becomes(
         &g,
         &format!(
             "{INPUTS}
-            %3 = Linear {{ a_t: false, b_t: true, activation: Gelu }}(%0, %1, %2, -) -> f32[4, 5]
+            %3 = Linear {{ a_t: false, b_t: true, activation: GeluTanh }}(%0, %1, %2, -) -> f32[4, 5]
             output z = %3"
         ),
     );
@@ -70,7 +70,7 @@ fn an_activation_goes_into_the_linear_before_it() {
 #[test]
 fn a_product_that_somebody_else_reads_keeps_its_activation_outside() {
     let (mut g, y) = product();
-    let z = g.apply(unary(UnaryKind::Gelu), &[y]).unwrap();
+    let z = g.apply(unary(UnaryKind::GeluTanh), &[y]).unwrap();
     g.output("z", z);
     g.output("y", y);
     let text = g.dump();

@@ -1,5 +1,6 @@
 // attention: y_i = sum over the keys j of its segment of softmax_j(<q_i, k_j> scale + log_weight_j) v_j, head by head,
-// and the log-sum-exp of the logits. Keys at or below -1e29, and those behind the first `keys` ones, take no part.
+// and the log-sum-exp of the logits. Keys at or below -1e29, those behind the first `keys` ones and, if
+// causal, those at a later place of their segment than the query take no part.
 // Floor: 4 bytes an element of q, k, v and y, 4 d FLOPs a query, key and head; bound by bandwidth at some dozen keys.
 // Layout: a workgroup takes a head of a segment and tiles of 4 queries; it holds all of their logits (512 keys at most),
 // so that nothing is rescaled. Keys and values come from cache: every tile reads them again.
@@ -9,7 +10,7 @@
 // One problem more than there are segments: what lies between segments and behind the last one is written by who comes
 // after it.
 struct P {
-    q_rows: u32, k_rows: u32, n: u32, heads: u32, d: u32, keys: u32, scale: f32, weighted: u32, wants_lse: u32,
+    q_rows: u32, k_rows: u32, n: u32, heads: u32, d: u32, keys: u32, scale: f32, causal: u32, weighted: u32, wants_lse: u32,
 }
 
 var<workgroup> queries: array<f32, 512>;
@@ -53,7 +54,9 @@ fn main(
                 }
                 var weight = 0.0;
                 if p.weighted == 1u { weight = log_weights(some.x + j); }
-                logits = select(fma(logits, vec4(p.scale), vec4(weight)), vec4(-1e30), weight <= -1e29);
+                let late = vec4(p.causal == 1u) & (vec4(j) > vec4(first - rows.y) + vec4(0u, 1u, 2u, 3u));
+                let excluded = vec4(weight <= -1e29) | late;
+                logits = select(fma(logits, vec4(p.scale), vec4(weight)), vec4(-1e30), excluded);
                 for (var i = 0u; i < 4u; i++) { weights[512u * i + j] = logits[i]; }
             }
             workgroupBarrier();

@@ -5,7 +5,7 @@
 // queries 256 at a time, in their order. An invocation makes p and dl of a query with all 4 keys; then an invocation a
 // column adds the queries up (two columns where a head has more than 64).
 struct P {
-    q_rows: u32, k_rows: u32, n: u32, heads: u32, d: u32, keys: u32, scale: f32, weighted: u32,
+    q_rows: u32, k_rows: u32, n: u32, heads: u32, d: u32, keys: u32, scale: f32, causal: u32, weighted: u32,
     q_stride: u32, k_stride: u32, wants_dk: u32, wants_dv: u32, wants_shares: u32,
 }
 
@@ -72,8 +72,9 @@ fn main(
                     }
                     let offset = lse(row * p.heads + head);
                     let exponent = fma(logits, vec4(p.scale), offsets) - offset;
+                    let late = vec4(p.causal == 1u) & (vec4(first - rows.y) + vec4(0u, 1u, 2u, 3u) > vec4(row - some.x));
                     // Of a query to which no key means anything, every key is excluded.
-                    let probability = select(exp(exponent), vec4(0.0), excluded | vec4(offset <= -1e29));
+                    let probability = select(exp(exponent), vec4(0.0), excluded | late | vec4(offset <= -1e29));
                     let slope = probability * (along - delta(head * p.q_stride + row));
                     for (var j = 0u; j < 4u; j++) {
                         weights[256u * j + i] = probability[j];

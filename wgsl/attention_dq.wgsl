@@ -3,7 +3,7 @@
 // Layout: as in attention: a workgroup takes a head of a segment and tiles of 4 queries. An invocation makes the dl of
 // a key with all 4; then an invocation a column adds the keys up.
 struct P {
-    q_rows: u32, k_rows: u32, n: u32, heads: u32, d: u32, keys: u32, scale: f32, weighted: u32,
+    q_rows: u32, k_rows: u32, n: u32, heads: u32, d: u32, keys: u32, scale: f32, causal: u32, weighted: u32,
     q_stride: u32, k_stride: u32,
 }
 
@@ -57,8 +57,9 @@ fn main(
                 }
                 var weight = 0.0;
                 if p.weighted == 1u { weight = log_weights(some.x + j); }
-                let excluded = weight <= -1e29;
-                weight = select(weight, 0.0, excluded);
+                let late = vec4(p.causal == 1u) & (vec4(j) > vec4(first - rows.y) + vec4(0u, 1u, 2u, 3u));
+                let excluded = vec4(weight <= -1e29) | late;
+                weight = select(weight, 0.0, weight <= -1e29);
                 let probability = exp(fma(logits, vec4(p.scale), vec4(weight)) - offsets);
                 let slope = select(probability * (along - losses), vec4(0.0), excluded);
                 for (var i = 0u; i < 4u; i++) { slopes[512u * i + j] = slope[i]; }

@@ -136,7 +136,7 @@ fn random_node(g: &mut Graph, dice: &mut Dice, pool: &[Value]) -> Vec<Value> {
             let kinds = [
                 UnaryKind::Affine { a: -0.7, b: 0.3 },
                 UnaryKind::Relu,
-                UnaryKind::Gelu,
+                UnaryKind::GeluTanh,
                 UnaryKind::Sigmoid,
                 UnaryKind::Tanh,
                 UnaryKind::Affine { a: 1.0, b: 0.0 },
@@ -209,7 +209,7 @@ fn random_linear(g: &mut Graph, dice: &mut Dice, pool: &[Value], a: Value) -> Ve
     };
     let bias = with(g, dice, Meta::f32(&[n]).unwrap());
     let residual = with(g, dice, Meta::f32(&[m, n]).unwrap());
-    let activation = dice.one_of(&[Activation::None, Activation::Relu, Activation::Gelu]);
+    let activation = dice.one_of(&[Activation::None, Activation::Relu, Activation::GeluTanh]);
     vec![g.apply(Linear { a_t, b_t, activation }, &[a, b, bias, residual]).unwrap()]
 }
 
@@ -379,7 +379,7 @@ pub fn small_model() -> Graph {
     let w2 = g.view(params, 448, f32s(&[width, hidden])).unwrap();
     let b2 = g.view(params, 832, f32s(&[width])).unwrap();
     let none = Value::ABSENT;
-    let up = Linear { a_t: false, b_t: true, activation: Activation::Gelu };
+    let up = Linear { a_t: false, b_t: true, activation: Activation::GeluTanh };
     let h = g.apply(up, &[x, w1, b1, none]).unwrap();
     let y = g.apply(Linear::new(false, true), &[h, w2, b2, none]).unwrap();
     let y = g.apply(add(), &[y, x]).unwrap();

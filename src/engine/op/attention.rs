@@ -35,9 +35,11 @@ pub struct Attention {
     pub max_queries: usize,
     /// Keys of a segment that take part, at most [`MOST_KEYS`]; those behind them do not.
     pub max_keys: usize,
+    /// Whether the query at place i of its segment sees the keys at places 0 to i alone.
+    pub causal: bool,
 }
 
-pub static ATTENTION: Attention = Attention { heads: 1, max_queries: 64, max_keys: 64 };
+pub static ATTENTION: Attention = Attention { heads: 1, max_queries: 64, max_keys: 64, causal: false };
 
 static ATTENTION_KERNEL: KernelDef = KernelDef {
     name: "attention",
@@ -94,7 +96,7 @@ impl Attention {
         ins[0].dim(1).cap() / self.heads.max(1)
     }
 
-    /// Rows of queries, rows of keys, segments, heads, columns of a head, most keys, 1 / √d.
+    /// Rows of queries, rows of keys, segments, heads, columns of a head, most keys, 1 / √d, causal.
     fn params(&self, ins: &[Meta]) -> Params {
         let d = self.columns(ins);
         Params::new()
@@ -105,6 +107,7 @@ impl Attention {
             .u32(d)
             .u32(self.max_keys)
             .f32(1.0 / (d.max(1) as f32).sqrt())
+            .u32(self.causal as usize)
     }
 
     /// A block for each head of each segment and for each tile of its rows; one more for what lies behind the last.
@@ -127,13 +130,16 @@ impl Attention {
             let (queries, _) = members(ins[3].u(), n, 0, rq);
             let (keys, _) = members(ins[4].u(), n, 0, rk);
             let weight = |j: usize| ins[5].x().get(j).copied().unwrap_or(0.0);
-            let keys: Vec<usize> = keys.take(self.max_keys).filter(|j| weight(*j) > f64::from(EXCLUDED)).collect();
+            let (first_query, first_key) = (queries.start, keys.start);
+            let there: Vec<usize> = keys.take(self.max_keys).filter(|j| weight(*j) > f64::from(EXCLUDED)).collect();
             for (i, h) in queries.flat_map(|i| (0..self.heads).map(move |h| (i, h))) {
                 let q = &ins[0].x()[i * cols + h * d..][..d];
                 let logit = |j: usize| -> f64 {
                     let k = &ins[1].x()[j * cols + h * d..][..d];
                     q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt() + weight(j)
                 };
+                let seen = |j: &usize| !self.causal || j - first_key <= i - first_query;
+                let keys: Vec<usize> = there.iter().copied().filter(seen).collect();
                 let logits: Vec<f64> = keys.iter().map(|j| logit(*j)).collect();
                 let max = logits.iter().copied().fold(f64::from(FLOOR), f64::max);
                 let sum: f64 = logits.iter().map(|l| (l - max).exp()).sum();
@@ -218,7 +224,7 @@ pub struct AttentionGrad {
 }
 
 pub static ATTENTION_GRAD: AttentionGrad = AttentionGrad { forward: ATTENTION_DEFAULT };
-const ATTENTION_DEFAULT: Attention = Attention { heads: 1, max_queries: 64, max_keys: 64 };
+const ATTENTION_DEFAULT: Attention = Attention { heads: 1, max_queries: 64, max_keys: 64, causal: false };
 
 /// All of it in one pass over the segments: what the CPU does.
 static ATTENTION_GRAD_KERNEL: KernelDef = KernelDef {
@@ -441,13 +447,14 @@ struct Case {
     heads: usize,
     max_keys: usize,
     weights: bool,
+    causal: bool,
     class: Class,
     counts: Counts,
 }
 
 impl Case {
     fn op(&self) -> Attention {
-        Attention { heads: self.heads, max_queries: 20, max_keys: self.max_keys }
+        Attention { heads: self.heads, max_queries: 20, max_keys: self.max_keys, causal: self.causal }
     }
     fn sample(&self, op: impl Op + 'static) -> Sample {
         Sample::new(self.name, op).class(self.class).counts(self.counts)
@@ -493,7 +500,7 @@ impl Case {
     }
 }
 
-fn cases() -> [Case; 13] {
+fn cases() -> [Case; 17] {
     let fixed = Dim::Fixed;
     let counts = Counts::default().with(Axis(0), 29).with(Axis(1), 33).with(Axis(2), 6);
     let ragged = |axis, cap| Dim::Ragged(Axis(axis), cap);
@@ -506,6 +513,7 @@ fn cases() -> [Case; 13] {
         heads,
         max_keys,
         weights,
+        causal: name.starts_with("causal"),
         class,
         counts,
     };
@@ -523,6 +531,10 @@ fn cases() -> [Case; 13] {
         case("wide heads", [fixed(11), fixed(70), fixed(2)], 200, 2, 128, false, tiny),
         case("large", [fixed(523), fixed(997), fixed(5)], 128, 2, 512, true, full),
         case("many small", [fixed(1031), fixed(1511), fixed(61)], 96, 4, 512, false, full),
+        case("causal", [fixed(37), fixed(41), fixed(7)], 21, 3, 64, true, tiny),
+        case("causal, fewer keys than queries", [ragged(0, 40), fixed(17), fixed(3)], 16, 2, 5, false, tiny),
+        case("causal, several tiles", [fixed(150), fixed(150), fixed(1)], 40, 1, 512, true, tiny),
+        case("causal, large", [fixed(1031), fixed(1031), fixed(13)], 256, 2, 256, false, full),
         case("128 videos, 24 frames, 4 heads, D 128", [fixed(3072), fixed(3072), fixed(128)], 128, 4, 64, false, bench),
     ]
 }

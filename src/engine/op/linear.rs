@@ -11,13 +11,14 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// What is applied to `A·B + bias` before it is stored.
+/// What is applied to `A·B + bias` before it is stored, numbered as [`UnaryKind`] is.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Activation {
     None,
     Relu,
-    Gelu,
+    GeluTanh,
     QuickGelu,
+    Gelu,
 }
 
 impl Activation {
@@ -25,13 +26,16 @@ impl Activation {
         match self {
             Activation::None => None,
             Activation::Relu => Some(UnaryKind::Relu),
-            Activation::Gelu => Some(UnaryKind::Gelu),
+            Activation::GeluTanh => Some(UnaryKind::GeluTanh),
             Activation::QuickGelu => Some(UnaryKind::QuickGelu),
+            Activation::Gelu => Some(UnaryKind::Gelu),
         }
     }
     /// The activation that a pointwise function can be fused into, if there is one.
     pub fn of(kind: UnaryKind) -> Option<Activation> {
-        [Activation::Relu, Activation::Gelu, Activation::QuickGelu].into_iter().find(|a| a.unary() == Some(kind))
+        [Activation::Relu, Activation::GeluTanh, Activation::QuickGelu, Activation::Gelu]
+            .into_iter()
+            .find(|a| a.unary() == Some(kind))
     }
 }
 
@@ -200,7 +204,8 @@ impl Op for Linear {
                 samples.push(sample.counts(counts).normal(&a, 1).normal(&b, 2).absent().absent());
             }
         }
-        for activation in [Activation::None, Activation::Relu, Activation::Gelu, Activation::QuickGelu] {
+        let all = [Activation::None, Activation::Relu, Activation::GeluTanh, Activation::QuickGelu, Activation::Gelu];
+        for activation in all {
             let op = Linear { activation, ..LINEAR.clone() };
             let sample = Sample::new(format!("epilogue {activation:?}"), op).counts(counts);
             let sample = sample.normal(&[ragged(41), fixed(13)], 1).normal(&[fixed(11), fixed(13)], 2);

@@ -19,9 +19,11 @@ pub enum UnaryKind {
     },
     Relu,
     /// `x Φ(x)` in its tanh form (Hendrycks and Gimpel 2016).
-    Gelu,
+    GeluTanh,
     /// `x σ(1.702 x)`, the form of OpenAI's CLIP.
     QuickGelu,
+    /// `x Φ(x)` with the distribution function Φ of a normal number (Hendrycks and Gimpel 2016): the form of BERT.
+    Gelu,
     Sigmoid,
     Tanh,
     Exp,
@@ -34,12 +36,13 @@ impl UnaryKind {
         match self {
             UnaryKind::Affine { a, b } => (0, a, b),
             UnaryKind::Relu => (1, 0.0, 0.0),
-            UnaryKind::Gelu => (2, 0.0, 0.0),
+            UnaryKind::GeluTanh => (2, 0.0, 0.0),
             UnaryKind::QuickGelu => (3, 0.0, 0.0),
-            UnaryKind::Sigmoid => (4, 0.0, 0.0),
-            UnaryKind::Tanh => (5, 0.0, 0.0),
-            UnaryKind::Exp => (6, 0.0, 0.0),
-            UnaryKind::Softplus => (7, 0.0, 0.0),
+            UnaryKind::Gelu => (4, 0.0, 0.0),
+            UnaryKind::Sigmoid => (5, 0.0, 0.0),
+            UnaryKind::Tanh => (6, 0.0, 0.0),
+            UnaryKind::Exp => (7, 0.0, 0.0),
+            UnaryKind::Softplus => (8, 0.0, 0.0),
         }
     }
 
@@ -49,7 +52,7 @@ impl UnaryKind {
         match self {
             UnaryKind::Affine { a, b } => (f64::from(a) * x + f64::from(b), f64::from(a)),
             UnaryKind::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
-            UnaryKind::Gelu => {
+            UnaryKind::GeluTanh => {
                 let c = (2.0 / std::f64::consts::PI).sqrt();
                 let t = (c * (x + 0.044715 * x.powi(3))).tanh();
                 let dt = (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x);
@@ -65,18 +68,24 @@ impl UnaryKind {
             }
             UnaryKind::Tanh => (x.tanh(), 1.0 - x.tanh().powi(2)),
             UnaryKind::Exp => (x.exp(), x.exp()),
+            UnaryKind::Gelu => {
+                let below = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+                let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+                (x * below, below + x * density)
+            }
             UnaryKind::Softplus => (x.max(0.0) + (-x.abs()).exp().ln_1p(), sigmoid(x)),
         }
     }
 
-    const ALL: [UnaryKind; 8] = [
+    const ALL: [UnaryKind; 9] = [
         UnaryKind::Affine { a: -1.5, b: 0.25 },
         UnaryKind::Relu,
-        UnaryKind::Gelu,
+        UnaryKind::GeluTanh,
         UnaryKind::QuickGelu,
         UnaryKind::Sigmoid,
         UnaryKind::Tanh,
         UnaryKind::Exp,
+        UnaryKind::Gelu,
         UnaryKind::Softplus,
     ];
 }

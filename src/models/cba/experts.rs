@@ -120,7 +120,7 @@ pub fn frames(g: &mut Graph, w: &Weights, routing: &Routing, tokens: &Tokens, ro
         RoutingMode::Off => return Ok(plain(unit)),
         RoutingMode::Dense => {
             let hidden = project(g, w, "dense.in", v, rounds)?;
-            let hidden = g.apply(Unary { kind: UnaryKind::Gelu }, &[hidden])?;
+            let hidden = g.apply(Unary { kind: UnaryKind::GeluTanh }, &[hidden])?;
             let out = linear_onto(g, w, "dense.out", hidden, v)?;
             return Ok(plain(g.apply(Unit, &[out])?));
         }

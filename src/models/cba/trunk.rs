@@ -63,7 +63,7 @@ pub fn mixed(g: &mut Graph, w: &Weights, words: Value, segments: Value) -> Resul
     let sentence = project(g, w, "mixing.sentence", sentence, false)?;
     let everywhere = g.apply(SegmentSpread { kind: SegmentKind::Sum, tail: 0, rows }, &[sentence, segments])?;
     let hidden = linear_onto(g, w, "mixing.word", words, everywhere)?;
-    let hidden = g.apply(Unary { kind: UnaryKind::Gelu }, &[hidden])?;
+    let hidden = g.apply(Unary { kind: UnaryKind::GeluTanh }, &[hidden])?;
     linear_onto(g, w, "mixing.out", hidden, words)
 }
 
@@ -85,7 +85,7 @@ pub fn frames(g: &mut Graph, w: &Weights, trunk: &Trunk, seen: Seen) -> Result<V
         x = attend(g, w, trunk, &format!("trunk.{layer}"), x, seen)?;
         let y = norm(g, w, &format!("trunk.{layer}.hidden.norm"), x)?;
         let hidden = project(g, w, &format!("trunk.{layer}.hidden.in"), y, false)?;
-        let hidden = g.apply(Unary { kind: UnaryKind::Gelu }, &[hidden])?;
+        let hidden = g.apply(Unary { kind: UnaryKind::GeluTanh }, &[hidden])?;
         x = linear_onto(g, w, &format!("trunk.{layer}.hidden.out"), hidden, x)?;
     }
     g.apply(Binary { kind: BinaryKind::Add }, &[u, x])
@@ -98,7 +98,7 @@ fn attend(g: &mut Graph, w: &Weights, trunk: &Trunk, name: &str, x: Value, seen:
     for (value, part) in parts.iter_mut().zip(["query", "key", "value"]) {
         *value = project(g, w, &format!("{name}.attention.{part}"), y, false)?;
     }
-    let op = Attention { heads: trunk.heads, max_queries: seen.longest, max_keys: seen.longest };
+    let op = Attention { heads: trunk.heads, max_queries: seen.longest, max_keys: seen.longest, causal: false };
     let [query, key, value] = parts;
     let seen_by_all = g.apply(op, &[query, key, value, seen.segments, seen.segments, Value::ABSENT])?;
     linear_onto(g, w, &format!("{name}.attention.out"), seen_by_all, x)

@@ -47,6 +47,7 @@ struct Problem<'a> {
     cols: usize,
     max_keys: usize,
     scale: f32,
+    causal: bool,
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
@@ -66,6 +67,7 @@ impl<'a> Problem<'a> {
             cols: heads * d,
             max_keys: max_keys.min(MOST_KEYS),
             scale: call.f32(6),
+            causal: call.u32(7) == 1,
             q,
             k,
             v,
@@ -79,6 +81,11 @@ impl<'a> Problem<'a> {
     fn keys_of(&self, i: usize, here: &Range<usize>) -> Range<usize> {
         let keys = within(self.keys.whole(i), here);
         keys.start..keys.end.min(keys.start + self.max_keys)
+    }
+
+    /// Of the keys of a segment those that one of its first `queries` queries sees.
+    fn seen(&self, keys: &Range<usize>, queries: usize) -> Range<usize> {
+        if self.causal { keys.start..keys.end.min(keys.start + queries) } else { keys.clone() }
     }
 
     /// Queries of a block that has so many keys, and the length of a row of its logits.
@@ -119,9 +126,10 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// A row of logits: scaled, weighted, and floored where a key takes no part and behind the keys.
+    /// The logits of the query at a place of its segment: scaled, weighted, and floored where a key takes no part and
+    /// behind the keys.
     #[inline(always)]
-    fn weigh(&self, row: &mut [f32], keys: &Range<usize>) {
+    fn weigh(&self, row: &mut [f32], keys: &Range<usize>, place: usize) {
         if self.weights.is_empty() {
             row.iter_mut().for_each(|x| *x *= self.scale);
         } else {
@@ -129,7 +137,7 @@ impl<'a> Problem<'a> {
                 *x = if *w <= EXCLUDED { FLOOR } else { x.mul_add(self.scale, *w) };
             }
         }
-        row[keys.len()..].fill(FLOOR);
+        row[self.seen(keys, place + 1).len()..].fill(FLOOR);
     }
 }
 
@@ -312,8 +320,10 @@ impl WithSimd for Forward<'_> {
             let keys = self.p.keys_of(i, &(0..usize::MAX));
             let (block, _) = self.p.block(keys.len());
             for first in queries.clone().step_by(block) {
+                let here = first..queries.end.min(first + block);
+                let keys = self.p.seen(&keys, here.end - queries.start);
                 for h in 0..self.p.heads {
-                    self.attend(s, first..queries.end.min(first + block), &keys, h);
+                    self.attend(s, queries.start, here.clone(), &keys, h);
                 }
             }
         }
@@ -321,15 +331,15 @@ impl WithSimd for Forward<'_> {
 }
 
 impl Forward<'_> {
-    /// One head of a block of queries.
+    /// One head of a block of queries of the segment whose first is `begin`.
     #[inline(always)]
-    fn attend<S: Simd>(&mut self, s: S, here: Range<usize>, keys: &Range<usize>, h: usize) {
+    fn attend<S: Simd>(&mut self, s: S, begin: usize, here: Range<usize>, keys: &Range<usize>, h: usize) {
         let Forward { p, rows, y, lse, scratch, .. } = self;
         let Scratch { turned, logits, .. } = scratch;
         let (_, stride) = p.block(keys.len());
         p.dots(s, [p.q, p.k], &here, keys, h, [turned, logits]);
         for (i, row) in here.clone().zip(logits.chunks_exact_mut(stride)) {
-            p.weigh(row, keys);
+            p.weigh(row, keys, i - begin);
             let largest = max(s, row);
             // Where nothing takes part, every weight becomes 0.
             exp_of(s, row, if largest <= EXCLUDED { 0.0 } else { largest });
@@ -426,8 +436,10 @@ impl WithSimd for Backward<'_> {
                 continue;
             }
             for first in queries.clone().step_by(block) {
+                let here = first..queries.end.min(first + block);
+                let keys = self.p.seen(&keys, here.end - queries.start);
                 for h in 0..self.p.heads {
-                    self.attend(s, first..queries.end.min(first + block), &keys, h);
+                    self.attend(s, queries.start, here.clone(), &keys, h);
                 }
             }
         }
@@ -435,9 +447,9 @@ impl WithSimd for Backward<'_> {
 }
 
 impl Backward<'_> {
-    /// One head of a block of queries: all its gradients.
+    /// One head of a block of queries of the segment whose first is `begin`: all its gradients.
     #[inline(always)]
-    fn attend<S: Simd>(&mut self, s: S, here: Range<usize>, taking_part: &Range<usize>, h: usize) {
+    fn attend<S: Simd>(&mut self, s: S, begin: usize, here: Range<usize>, taking_part: &Range<usize>, h: usize) {
         let Backward { p, lse, dy, queries, keys, out, scratch, .. } = self;
         let Scratch { turned, logits, slopes } = scratch;
         let (_, stride) = p.block(taking_part.len());
@@ -447,7 +459,7 @@ impl Backward<'_> {
         let rows = logits.chunks_exact_mut(stride).zip(slopes.chunks_exact_mut(stride));
         for (i, (row, slopes)) in here.clone().zip(rows) {
             let lse = lse[i * p.heads + h];
-            p.weigh(row, taking_part);
+            p.weigh(row, taking_part, i - begin);
             exp_of(s, row, if lse <= EXCLUDED { 0.0 } else { lse });
             let delta = dot(row, slopes);
             slopes.iter_mut().zip(&*row).for_each(|(s, p)| *s = p * (*s - delta));

@@ -55,7 +55,7 @@ fn gelu_tanh(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn gelu_derivative(x: f32) -> f32 {
+fn gelu_tanh_derivative(x: f32) -> f32 {
     let t = gelu_tanh(x);
     0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU * (1.0 + 3.0 * 0.044_715 * x * x)
 }
@@ -64,6 +64,41 @@ fn gelu_derivative(x: f32) -> f32 {
 fn quick_gelu_derivative(x: f32) -> f32 {
     let s = sigmoid(1.702 * x);
     s + x * 1.702 * s * (1.0 - s)
+}
+
+/// Φ(x), the distribution function of a normal number: with z = |x|/√2 it is 1 − erfc(z)/2 or erfc(z)/2, of which the
+/// rational Chebyshev fit of Numerical Recipes (section 6.2) has a relative error of 1.2e-7 everywhere.
+#[inline(always)]
+fn normal_below(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (0.5f32).mul_add(z, 1.0);
+    let mut fit = 0.170_872_77f32;
+    for c in ERFC {
+        fit = t.mul_add(fit, c);
+    }
+    let beyond = 0.5 * t * exp((-z).mul_add(z, fit));
+    if x < 0.0 { beyond } else { 1.0 - beyond }
+}
+
+/// From t⁸ to t⁰.
+const ERFC: [f32; 9] = [
+    -0.822_152_23,
+    1.488_515_9,
+    -1.135_204,
+    0.278_868_07,
+    -0.186_288_06,
+    0.096_784_18,
+    0.374_091_96,
+    1.000_023_7,
+    -1.265_512_2,
+];
+
+/// 1/√(2π)
+const DENSITY: f32 = 0.398_942_3;
+
+#[inline(always)]
+fn gelu_derivative(x: f32) -> f32 {
+    (x * DENSITY).mul_add(exp(-0.5 * x * x), normal_below(x))
 }
 
 /// max(x, 0) + ln(1 + u) with u = e^−|x|. The logarithm is 2·artanh(z) of z = u / (2 + u) ≤ 1/3, by its series to the
@@ -88,9 +123,10 @@ fn function(kind: u32, y: &mut [f32], x: &[f32], a: f32, b: f32) {
         1 => map(y, x, |x| x.max(0.0)),
         2 => map(y, x, |x| 0.5 * x * (1.0 + gelu_tanh(x))),
         3 => map(y, x, |x| x * sigmoid(1.702 * x)),
-        4 => map(y, x, sigmoid),
-        5 => map(y, x, f32::tanh),
-        6 => map(y, x, f32::exp),
+        4 => map(y, x, |x| x * normal_below(x)),
+        5 => map(y, x, sigmoid),
+        6 => map(y, x, f32::tanh),
+        7 => map(y, x, f32::exp),
         _ => map(y, x, softplus),
     }
 }
@@ -101,11 +137,12 @@ fn derivative(kind: u32, dx: &mut [f32], x: &[f32], dy: &[f32], a: f32) {
     match kind {
         0 => map_both(dx, x, dy, |_, dy| a * dy),
         1 => map_both(dx, x, dy, |x, dy| if x > 0.0 { dy } else { 0.0 * dy }),
-        2 => map_both(dx, x, dy, |x, dy| gelu_derivative(x) * dy),
+        2 => map_both(dx, x, dy, |x, dy| gelu_tanh_derivative(x) * dy),
         3 => map_both(dx, x, dy, |x, dy| quick_gelu_derivative(x) * dy),
-        4 => map_both(dx, x, dy, |x, dy| sigmoid(x) * (1.0 - sigmoid(x)) * dy),
-        5 => map_both(dx, x, dy, |x, dy| (1.0 - x.tanh() * x.tanh()) * dy),
-        6 => map_both(dx, x, dy, |x, dy| x.exp() * dy),
+        4 => map_both(dx, x, dy, |x, dy| gelu_derivative(x) * dy),
+        5 => map_both(dx, x, dy, |x, dy| sigmoid(x) * (1.0 - sigmoid(x)) * dy),
+        6 => map_both(dx, x, dy, |x, dy| (1.0 - x.tanh() * x.tanh()) * dy),
+        7 => map_both(dx, x, dy, |x, dy| x.exp() * dy),
         _ => map_both(dx, x, dy, |x, dy| sigmoid(x) * dy),
     }
 }
