@@ -7,6 +7,7 @@ mod data;
 mod demo;
 mod device;
 mod doctor;
+mod encode;
 mod eval;
 mod explain;
 mod output;
@@ -91,6 +92,7 @@ enum Command {
     Search(search::Search),
     Explain(explain::Explain),
     Data(data::Data),
+    Encode(encode::Encode),
     Claims(claims::Claims),
     Bench(bench::Bench),
     Plan(plan::PlanCommand),
@@ -141,6 +143,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Search(c) => c.run(common),
         Command::Explain(c) => c.run(common),
         Command::Data(c) => c.run(common),
+        Command::Encode(c) => c.run(common),
         Command::Claims(c) => c.run(common),
         Command::Bench(c) => c.run(common),
         Command::Plan(c) => c.run(common),

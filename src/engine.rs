@@ -7,6 +7,7 @@ pub mod check;
 pub mod fuse;
 pub mod graph;
 pub mod op;
+pub mod parameters;
 pub mod ptx;
 pub mod reference;
 pub mod scheduler;

@@ -4,6 +4,7 @@ pub mod claims;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
+pub mod encoders;
 pub mod engine;
 pub mod error;
 pub mod eval;

@@ -7,7 +7,6 @@ pub mod chunks;
 pub mod evidence;
 pub mod folder;
 pub mod mean_pool;
-pub mod parameters;
 pub mod perturb;
 pub mod plans;
 pub mod random_batch;
@@ -22,12 +21,12 @@ pub mod views;
 
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::contrast::Contrast;
+use crate::engine::parameters::{Parameters, Weights};
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 use batch::{Capacity, TextInputs, VideoInputs};
 use cba::CbaConfig;
 use cba::config::Router;
-use parameters::{Parameters, Weights};
 use serde::{Deserialize, Serialize};
 
 /// What a model is: everything in `config.json` that changes its numbers.

@@ -27,6 +27,13 @@ fn refused(args: &[&str]) -> String {
     text(&out.stderr)
 }
 
+fn has(error: String, words: &[&str]) {
+    for word in words {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+    assert!(!error.contains("panicked"), "{error}");
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -381,12 +388,6 @@ fn nonsense_is_answered_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let (world, out) = (world(dir.path()), dir.path().join("run"));
     let nowhere = dir.path().join("nowhere");
-    let has = |error: String, words: &[&str]| {
-        for word in words {
-            assert!(error.contains(word), "{word:?} is not in: {error}");
-        }
-        assert!(!error.contains("panicked"), "{error}");
-    };
     has(refused(&["train", "--data", at(&nowhere), "--out", at(&out)]), &["nowhere"]);
     has(refused(&["eval", "retrieval", "--model", &world, "--data", &world]), &["config.json", "moviola train"]);
     has(refused(&["plan", "--device", "tpu"]), &["tpu", "auto, cpu, cuda"]);
@@ -524,4 +525,29 @@ fn a_step_in_chunks_is_a_setting_of_train_and_of_plan() {
     let plans = json(&["plan", "--model", "cba", "--batch", "64", "--chunk", "16", "--json"]);
     let names: Vec<&str> = plans.as_array().unwrap().iter().filter_map(|p| p["plan"].as_str()).collect();
     assert_eq!(names[..4], ["encode", "compare", "pull", "update"]);
+}
+
+#[test]
+fn captions_become_texts_that_a_model_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| at(&dir.path().join(name)).to_string();
+    let encoder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/encoders/minilm");
+    let (world, lines) = (place("world"), place("lines.txt"));
+    ok(&["data", "world", "--out", &world, "--train", "12", "--val", "4", "--test", "6", "--dim", "16"]);
+    let encode = ["encode", "texts", "--encoder", encoder, "--device", "cpu", "--json"];
+    has(refused(&[&encode[..], &["--data", &world]].concat()), &["texts", "not empty"]);
+    std::fs::remove_dir_all(dir.path().join("world/texts")).unwrap();
+    let report = json(&[&encode[..], &["--data", &world]].concat());
+    assert!(report["encoder"].as_str().unwrap().starts_with("minilm@") && report["dim"] == 24, "{report}");
+    let found = json(&["data", "inspect", &place("world/texts"), "--json"]);
+    assert_eq!(found["sources"][0]["count"], report["texts"]);
+    assert_eq!(json(&["data", "check", &world, "--json"])["summary"]["errors"], 0);
+    ok(&[&train(&world, &place("run"))[..], &["--model", "token-interaction", "--set", "train.epochs=1"]].concat());
+
+    std::fs::write(&lines, "a guitar\n\n  the dog  \n").unwrap();
+    let report = json(&[&encode[..], &["--lines", &lines, "--out", &place("queries")]].concat());
+    assert_eq!((&report["texts"], &report["cut"]), (&2.into(), &0.into()));
+    std::fs::write(&lines, [b'a', 0xff, b'\n']).unwrap();
+    has(refused(&[&encode[..], &["--lines", &lines, "--out", &place("other")]].concat()), &["line 1", "UTF-8"]);
+    has(refused(&["encode", "texts", "--encoder", &world, "--data", &world, "--out", &place("x")]), &["config.json"]);
 }

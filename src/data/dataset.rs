@@ -78,6 +78,27 @@ impl Dataset {
         Ok(Self { name, split, videos, texts, pairs, captions, known: None })
     }
 
+    /// The captions of all splits of a folder with their ids, each id once; features need not be there yet.
+    ///
+    /// # Errors
+    /// The first line that cannot be read, or that there are none.
+    pub fn captions_of(dir: &Path, layout: Option<Layout>) -> Result<Vec<(String, String)>> {
+        let layout = layout.map_or_else(|| Layout::detect(dir), Ok)?;
+        let (mut problems, mut seen, mut captions) = (Problems::default(), HashSet::new(), vec![]);
+        for split in layout.splits(dir) {
+            for entry in layout::read(dir, layout, split, &mut problems).entries {
+                if seen.insert(entry.text_id.clone()) {
+                    captions.push((entry.text_id, entry.caption));
+                }
+            }
+        }
+        problems.refuse()?;
+        if captions.is_empty() {
+            return Err(Error::format(dir, "has no captions", "see `moviola data check --help` for the layout"));
+        }
+        Ok(captions)
+    }
+
     /// Whether the folder has captions of this split, or what looks like them.
     pub fn has(dir: &Path, layout: Layout, split: Split) -> bool {
         let mut problems = Problems::default();

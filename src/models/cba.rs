@@ -17,7 +17,6 @@ mod trunk;
 pub use config::CbaConfig;
 
 use super::batch::{TextInputs, VideoInputs};
-use super::parameters::{Init, Parameters, Weights};
 use super::standardise;
 use super::token_interaction::{declare_row_weight, row_weight};
 use super::{Batch, Config, Model, Represented, Stage, Term, TextSide, VideoSide};
@@ -29,6 +28,7 @@ use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Unary, UnaryKind};
 use crate::engine::op::quant::FakeQuant;
 use crate::engine::op::segment::{SegmentKind, SegmentLogSoftmax, SegmentReduce};
+use crate::engine::parameters::{Init, Parameters, Weights};
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::Result;
 use config::{Router, RoutingMode};

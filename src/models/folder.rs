@@ -1,8 +1,8 @@
 //! A model on disk: a folder as Hugging Face lays it out, `config.json` and `model.safetensors`.
 
-use super::parameters::{Parameter, Parameters};
 use super::{Config, Model, build};
 use crate::data::files::{read_capped, write_whole};
+use crate::engine::parameters::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};

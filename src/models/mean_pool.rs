@@ -2,12 +2,12 @@
 //! (CLIP4Clip, Luo et al. 2021, section 3.3, "parameter-free type").
 
 use super::batch::{TextInputs, VideoInputs};
-use super::parameters::{Parameters, Weights};
 use super::{Config, Model, TextSide, VideoSide};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::linear::{LINEAR, Linear};
 use crate::engine::op::norm::Unit;
 use crate::engine::op::segment::{SegmentKind, SegmentReduce};
+use crate::engine::parameters::{Parameters, Weights};
 use crate::error::Result;
 
 /// `S_ij = cos(P_t q_i, mean_t norm(P_v v_jt))`

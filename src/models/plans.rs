@@ -1,12 +1,12 @@
 //! The graphs that a model becomes: one training step, filling the gallery, scoring against it, evidence for a pair.
 
 use super::batch::{Capacity, TextInputs, VideoInputs};
-use super::parameters::Weights;
 use super::{Batch, Model, Stage, Term, TextSide, VideoSide};
 use crate::engine::autodiff::backprop;
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::optim::{AdamW, ClipNorm};
 use crate::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
+use crate::engine::parameters::Weights;
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 

@@ -9,11 +9,11 @@
 //! ```
 
 use super::batch::Rows;
-use super::parameters::{Init, Parameters, Weights};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::linear::LINEAR;
 use crate::engine::op::pointwise::{Binary, BinaryKind};
 use crate::engine::op::reduce::BroadcastRows;
+use crate::engine::parameters::{Init, Parameters, Weights};
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::Result;
 

@@ -3,13 +3,13 @@
 
 use super::batch::{TextInputs, VideoInputs};
 use super::mean_pool::project;
-use super::parameters::{Parameters, Weights};
 use super::{Config, Model, TextSide, VideoSide};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::interact::Interact;
 use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Unary, UnaryKind};
 use crate::engine::op::segment::{SegmentKind, SegmentLogSoftmax, SegmentReduce};
+use crate::engine::parameters::{Parameters, Weights};
 use crate::engine::tensor::Meta;
 use crate::error::Result;
 

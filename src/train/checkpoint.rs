@@ -3,10 +3,10 @@
 
 use super::options::TrainOptions;
 use crate::data::files::{read_capped, write_whole};
+use crate::engine::parameters::Parameters;
 use crate::error::{Error, Result};
 use crate::models::Config;
 use crate::models::folder::{as_written, load_tensors, save_tensors};
-use crate::models::parameters::Parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs;

@@ -12,7 +12,6 @@
 //! adapters (Hu et al. 2021). No nonlinearity: an expert has to be able to take a factor away. B starts at zero.
 
 use super::super::batch::WAVES;
-use super::super::parameters::{Init, Parameters, Weights};
 use super::config::{Routing, RoutingMode, Sharing};
 use super::{declare_linear, linear_onto, project, rounded, router_logits};
 use crate::engine::graph::{Graph, Value};
@@ -24,6 +23,7 @@ use crate::engine::op::norm::Unit;
 use crate::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
 use crate::engine::op::route::Route;
 use crate::engine::op::segment::{SegmentKind, SegmentReduce, SegmentSpread};
+use crate::engine::parameters::{Init, Parameters, Weights};
 use crate::engine::tensor::Dim;
 use crate::error::Result;
 

@@ -7,7 +7,6 @@
 //! scores videos whose frames were dropped, moved and stretched: what they mean is the same.
 
 use super::super::batch::{VideoInputs, waves_input};
-use super::super::parameters::Weights;
 use super::super::{Batch, Represented, Stage, Term};
 use super::config::{Foreground as Source, RoutingMode, Swap};
 use super::experts::noisy;
@@ -26,6 +25,7 @@ use crate::engine::op::pointwise::{Binary, BinaryKind, ScaleRows, Unary, UnaryKi
 use crate::engine::op::route::Route;
 use crate::engine::op::segment::{SegmentKind, SegmentLogSoftmax, SegmentReduce, SegmentSpread};
 use crate::engine::op::uniformity::Uniformity;
+use crate::engine::parameters::Weights;
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::Result;
 

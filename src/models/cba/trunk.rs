@@ -8,7 +8,6 @@
 //! convolution begins as the difference to the frame before: frozen features of single frames carry no motion.
 
 use super::super::batch::WAVES;
-use super::super::parameters::{Init, Parameters, Weights};
 use super::config::Trunk;
 use super::{Seen, declare_linear, linear_onto, project};
 use crate::engine::graph::{Graph, Value};
@@ -17,6 +16,7 @@ use crate::engine::op::conv::Conv;
 use crate::engine::op::norm::LAYER_NORM;
 use crate::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
 use crate::engine::op::segment::{SegmentKind, SegmentReduce, SegmentSpread};
+use crate::engine::parameters::{Init, Parameters, Weights};
 use crate::error::Result;
 
 pub fn declare(p: &mut Parameters, trunk: &Trunk, dim: usize) {

@@ -1,8 +1,8 @@
 //! The learned tensors of a model in one flat vector: offsets, first values, and how the optimiser treats each.
 //! The layout belongs to the model, not to a plan: a checkpoint does not depend on batch size or device.
 
-use crate::engine::graph::{ALIGN_ELEMENTS, Graph, Value};
-use crate::engine::tensor::{Dim, Meta};
+use super::graph::{ALIGN_ELEMENTS, Graph, Value};
+use super::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 use crate::random::Random;
 

@@ -1,0 +1,265 @@
+//! Encoders beside transformers: small checkpoints with random weights (tools/encoder-goldens made them and what is
+//! expected of them), on every back end; and folders that are not what they should be.
+
+mod emulation;
+
+use moviola::encoders::text::{Encoded, TextEncoder};
+use moviola::engine::backend::{Backend, DeviceChoice, open};
+use moviola::engine::op::Precision;
+use safetensors::SafeTensors;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+const FAMILIES: [&str; 5] = ["bert", "minilm", "roberta", "clip", "open-clip"];
+/// Largest difference over the largest value.
+const TOLERANCE: f32 = 1e-5;
+
+fn goldens(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/encoders").join(family)
+}
+
+fn cpu() -> Box<dyn Backend> {
+    open(&DeviceChoice::Cpu, 0, Precision::F32).unwrap().0
+}
+
+#[derive(serde::Deserialize)]
+struct Expected {
+    texts: Vec<String>,
+    ids: Vec<Vec<u32>>,
+}
+
+fn expected(dir: &Path) -> (Expected, BTreeMap<String, Vec<f32>>) {
+    let told = serde_json::from_slice(&std::fs::read(dir.join("expected.json")).unwrap()).unwrap();
+    let file = std::fs::read(dir.join("expected.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let values = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    (told, tensors.tensors().into_iter().map(|(name, view)| (name, values(view.data()))).collect())
+}
+
+fn encode(encoder: &mut TextEncoder, texts: &[String]) -> Vec<Encoded> {
+    let mut all = vec![];
+    let each = |i: usize, encoded: Encoded| {
+        assert_eq!(i, all.len());
+        all.push(encoded);
+        Ok(())
+    };
+    encoder.encode(texts, each, &AtomicBool::new(false)).unwrap();
+    all
+}
+
+/// Largest difference over the largest expected value; not a number where one is none.
+fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
+    assert_eq!(ours.len(), theirs.len());
+    let largest = theirs.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+    ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f32, d| if d <= m { m } else { d }) / largest
+}
+
+fn agrees_with_transformers(family: &str, backend: Box<dyn Backend>) {
+    let dir = goldens(family);
+    let (told, values) = expected(&dir);
+    let mut encoder = TextEncoder::open(&dir, backend).unwrap();
+    let encoded = encode(&mut encoder, &told.texts);
+    assert_eq!(encoded.len(), told.texts.len());
+    let dim = encoder.dim();
+    let mut cut = 0;
+    for (i, (text, encoded)) in told.texts.iter().zip(&encoded).enumerate() {
+        let pieces = encoder.tokenizer().pieces(text).unwrap();
+        assert_eq!(pieces.ids, told.ids[i], "{family}: pieces of {text:?}");
+        let rows = values[&format!("tokens.{i}")].chunks(dim).zip(&pieces.special);
+        let words: Vec<f32> = rows.filter(|(_, special)| !**special).flat_map(|(row, _)| row.to_vec()).collect();
+        let apart = difference(&encoded.words.data, &words);
+        assert!(apart <= TOLERANCE, "{family}: tokens of {text:?} differ by {apart:e}");
+        let apart = difference(&encoded.sentence, &values[&format!("sentence.{i}")]);
+        assert!(apart <= TOLERANCE, "{family}: the sentence vector of {text:?} differs by {apart:e}");
+        assert_eq!((encoded.pieces.len(), encoded.words.rows), (encoded.words.data.len() / dim, encoded.pieces.len()));
+        cut += usize::from(encoded.cut);
+    }
+    assert!(cut >= 1, "{family}: at least one text is longer than the encoder takes");
+}
+
+#[test]
+fn every_family_agrees_with_transformers_on_the_cpu() {
+    FAMILIES.iter().for_each(|family| agrees_with_transformers(family, cpu()));
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn every_family_agrees_with_transformers_by_wgsl() {
+    let adapter = || Box::new(moviola::engine::backend::wgpu::Gpu::open(0).unwrap());
+    FAMILIES.iter().for_each(|family| agrees_with_transformers(family, adapter()));
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn every_family_agrees_with_transformers_by_ptx() {
+    emulation::in_emulation("every_family_agrees_with_transformers_by_ptx", || {
+        let emulated = || Box::new(moviola::engine::backend::cuda::Cuda::open(0, Precision::F32).unwrap());
+        FAMILIES.iter().for_each(|family| agrees_with_transformers(family, emulated()));
+    });
+}
+
+/// A copy of a golden folder that may be broken.
+fn copy(family: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(goldens(family).join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
+fn refused(dir: &Path, words: &[&str]) {
+    let error = TextEncoder::open(dir, cpu()).err().expect("opens").to_string();
+    assert!(words.iter().all(|word| error.contains(word)), "{error} has not all of {words:?}");
+}
+
+/// Rewrites the weights tensor by tensor, with a type and values of one's own, into so many files.
+fn rewrite(dir: &Path, files: usize, dtype: safetensors::Dtype, change: impl Fn(&str, f32) -> f32) {
+    let path = dir.join("model.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&whole).unwrap().tensors();
+    let data: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, view)| {
+            let values = view.data().as_chunks::<4>().0.iter().map(|b| change(&name, f32::from_le_bytes(*b)));
+            let bytes = match dtype {
+                safetensors::Dtype::F16 => values.flat_map(|x| half::f16::from_f32(x).to_le_bytes()).collect(),
+                safetensors::Dtype::BF16 => values.flat_map(|x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+                _ => values.flat_map(f32::to_le_bytes).collect(),
+            };
+            (name, view.shape().to_vec(), bytes)
+        })
+        .collect();
+    std::fs::remove_file(&path).unwrap();
+    let file = |i: usize| format!("model-{i:05}.safetensors");
+    let mut map = BTreeMap::new();
+    for i in 0..files {
+        let part = data.iter().enumerate().filter(|(n, _)| n % files == i).map(|(_, (name, shape, bytes))| {
+            map.insert(name.clone(), file(i));
+            (name.clone(), safetensors::tensor::TensorView::new(dtype, shape.clone(), bytes).unwrap())
+        });
+        let bytes = safetensors::serialize(part.collect::<Vec<_>>(), None).unwrap();
+        std::fs::write(if files == 1 { path.clone() } else { dir.join(file(i)) }, bytes).unwrap();
+    }
+    if files > 1 {
+        let index = serde_json::json!({ "weight_map": map });
+        std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    }
+}
+
+fn sentences(dir: &Path) -> Vec<f32> {
+    let texts = expected(&goldens("roberta")).0.texts;
+    let mut encoder = TextEncoder::open(dir, cpu()).unwrap();
+    encode(&mut encoder, &texts).into_iter().flat_map(|e| e.sentence).collect()
+}
+
+#[test]
+fn shards_half_precision_and_caches_are_read() {
+    let whole = copy("roberta");
+    let wanted = sentences(whole.path());
+    let shards = copy("roberta");
+    rewrite(shards.path(), 3, safetensors::Dtype::F32, |_, x| x);
+    assert_eq!(sentences(shards.path()), wanted);
+    for (dtype, tolerance) in [(safetensors::Dtype::F16, 1e-2), (safetensors::Dtype::BF16, 1e-1)] {
+        let dir = copy("roberta");
+        rewrite(dir.path(), 1, dtype, |_, x| x);
+        let apart = difference(&sentences(dir.path()), &wanted);
+        assert!(apart > 0.0 && apart < tolerance, "{dtype:?}: {apart:e}");
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let model = cache.path().join("models--FacebookAI--roberta-tiny");
+    let snapshot = model.join("snapshots/0123abc");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(model.join("refs")).unwrap();
+    std::fs::write(model.join("refs/main"), "0123abc\n").unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(whole.path().join(file), snapshot.join(file)).unwrap();
+    }
+    assert_eq!(sentences(&model), wanted);
+    let identity = |dir: &Path| TextEncoder::open(dir, cpu()).unwrap().identity().to_string();
+    assert!(identity(&model).starts_with("FacebookAI/roberta-tiny@"), "{}", identity(&model));
+    let hash = |dir: &Path| identity(dir).rsplit('@').next().unwrap().to_string();
+    assert_eq!(hash(&model), hash(whole.path()));
+    assert_ne!(hash(shards.path()), hash(whole.path()));
+    std::fs::write(model.join("refs/main"), "../../../elsewhere").unwrap();
+    refused(&model, &["no config.json"]);
+}
+
+#[test]
+fn broken_folders_are_refused_with_what_is_wrong() {
+    let empty = tempfile::tempdir().unwrap();
+    refused(empty.path(), &["no config.json", "huggingface-cli"]);
+
+    let dir = copy("bert");
+    std::fs::rename(dir.path().join("model.safetensors"), dir.path().join("pytorch_model.bin")).unwrap();
+    refused(dir.path(), &["pytorch_model.bin", "safetensors"]);
+
+    let dir = copy("bert");
+    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    refused(dir.path(), &["no tokenizer.json", "save_pretrained"]);
+    std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    refused(dir.path(), &["is no tokenizer"]);
+
+    let dir = copy("bert");
+    let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+    std::fs::write(dir.path().join("model.safetensors"), &bytes[..bytes.len() - 8]).unwrap();
+    refused(dir.path(), &["damaged"]);
+
+    let dir = copy("bert");
+    rewrite(
+        dir.path(),
+        1,
+        safetensors::Dtype::F32,
+        |name, x| if name.contains("layer.1.output") { f32::NAN } else { x },
+    );
+    refused(dir.path(), &["layer.1.output", "no numbers"]);
+
+    let dir = copy("bert");
+    rewrite(dir.path(), 2, safetensors::Dtype::F32, |_, x| x);
+    std::fs::remove_file(dir.path().join("model-00001.safetensors")).unwrap();
+    refused(dir.path(), &["1 of 2 files", "model-00001"]);
+    let index = r#"{"weight_map": {"x": "../../etc/passwd"}}"#;
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+    refused(dir.path(), &["no file's name"]);
+
+    // Sizes that config.json claims: never allocated, named.
+    let dir = copy("bert");
+    let path = dir.path().join("config.json");
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (key, value, words) in [
+        ("hidden_size", serde_json::json!(1u64 << 40), &["hidden_size"][..]),
+        ("vocab_size", serde_json::json!(4_000_000), &["word_embeddings", "should be"]),
+        ("num_hidden_layers", serde_json::json!(3), &["encoder.layer.2"]),
+        ("num_attention_heads", serde_json::json!(5), &["num_attention_heads"]),
+        ("hidden_act", serde_json::json!("swish"), &["swish", "gelu"]),
+        ("model_type", serde_json::json!("llama"), &["llama", "CLIP"]),
+        ("max_position_embeddings", serde_json::json!(-1), &["config.json"]),
+    ] {
+        let mut config = config.clone();
+        config[key] = value;
+        std::fs::write(&path, config.to_string()).unwrap();
+        refused(dir.path(), words);
+    }
+
+    // A tokenizer with more pieces than the encoder has rows for.
+    let dir = copy("bert");
+    std::fs::copy(goldens("clip").join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let mut encoder = TextEncoder::open(dir.path(), cpu()).unwrap();
+    let error = encoder.encode(&["a guitar"], |_, _| Ok(()), &AtomicBool::new(false)).unwrap_err().to_string();
+    assert!(error.contains("another checkpoint"), "{error}");
+}
+
+#[test]
+fn more_texts_than_a_batch_holds_come_in_their_order() {
+    let texts: Vec<String> =
+        (0..700).map(|i| ["a guitar", "the dog runs", "🎸 emoji"][i % 3].repeat(1 + i % 7)).collect();
+    let mut encoder = TextEncoder::open(&goldens("minilm"), cpu()).unwrap();
+    let together = encode(&mut encoder, &texts);
+    for i in [0, 1, 127, 128, 300, 699] {
+        let alone = encode(&mut encoder, &texts[i..i + 1]).remove(0);
+        assert_eq!((&alone.pieces, alone.words.rows), (&together[i].pieces, together[i].words.rows));
+        assert!(difference(&alone.sentence, &together[i].sentence) < 1e-5);
+    }
+    let stopped = encoder.encode(&texts, |_, _| Ok(()), &AtomicBool::new(true));
+    assert!(matches!(stopped, Err(moviola::error::Error::Stopped)));
+}
