@@ -3,6 +3,9 @@
 
 mod emulation;
 
+use moviola::encoders::checkpoint::Checkpoint;
+use moviola::encoders::image::ImageEncoder;
+use moviola::encoders::pixels::{Picture, Preprocess};
 use moviola::encoders::text::{Encoded, TextEncoder};
 use moviola::engine::backend::{Backend, DeviceChoice, open};
 use moviola::engine::op::Precision;
@@ -78,24 +81,63 @@ fn agrees_with_transformers(family: &str, backend: Box<dyn Backend>) {
     assert!(cut >= 1, "{family}: at least one text is longer than the encoder takes");
 }
 
+fn pictures_agree_with_transformers(family: &str, backend: Box<dyn Backend>) {
+    let dir = goldens(family);
+    let (_, values) = expected(&dir);
+    let number = values.keys().filter(|name| name.starts_with("image.")).count();
+    let mut encoder = ImageEncoder::open(&dir, backend).unwrap();
+    let pictures = (0..number).map(|i| Picture::open(&dir.join(format!("pictures/{i}.png"))));
+    let mut seen = 0;
+    let each = |i: usize, vector: &[f32]| {
+        assert_eq!(i, seen);
+        seen += 1;
+        let apart = difference(vector, &values[&format!("image.{i}")]);
+        assert!(apart <= TOLERANCE, "{family}: the vector of picture {i} differs by {apart:e}");
+        Ok(())
+    };
+    encoder.encode(pictures, each, &AtomicBool::new(false)).unwrap();
+    assert!(seen == number && seen >= 5, "{seen}");
+}
+
+/// All that is known of every family, on a device.
+fn everything_agrees(backend: impl Fn() -> Box<dyn Backend>) {
+    FAMILIES.iter().for_each(|family| agrees_with_transformers(family, backend()));
+    ["clip", "open-clip"].iter().for_each(|family| pictures_agree_with_transformers(family, backend()));
+}
+
 #[test]
 fn every_family_agrees_with_transformers_on_the_cpu() {
-    FAMILIES.iter().for_each(|family| agrees_with_transformers(family, cpu()));
+    everything_agrees(cpu);
+}
+
+#[test]
+fn pixels_are_those_of_the_reference() {
+    let dir = goldens("clip");
+    let (_, values) = expected(&dir);
+    let preprocess = Preprocess::of(&Checkpoint::open(&dir).unwrap(), 16).unwrap();
+    for i in 0..5 {
+        let picture = Picture::open(&dir.join(format!("pictures/{i}.png"))).unwrap();
+        let square = preprocess.square(&picture).unwrap();
+        // One patch as large as the square: channel by channel, as the reference has it.
+        let mut pixels = vec![0.0; 3 * 16 * 16];
+        preprocess.patches(&square, 16, &mut pixels);
+        let apart = difference(&pixels, &values[&format!("pixels.{i}")]);
+        assert!(apart < 1e-6, "picture {i}: {apart:e}");
+    }
 }
 
 #[cfg(feature = "wgpu")]
 #[test]
 fn every_family_agrees_with_transformers_by_wgsl() {
-    let adapter = || Box::new(moviola::engine::backend::wgpu::Gpu::open(0).unwrap());
-    FAMILIES.iter().for_each(|family| agrees_with_transformers(family, adapter()));
+    let adapter = || -> Box<dyn Backend> { Box::new(moviola::engine::backend::wgpu::Gpu::open(0).unwrap()) };
+    everything_agrees(adapter);
 }
 
 #[cfg(feature = "cuda")]
 #[test]
 fn every_family_agrees_with_transformers_by_ptx() {
     emulation::in_emulation("every_family_agrees_with_transformers_by_ptx", || {
-        let emulated = || Box::new(moviola::engine::backend::cuda::Cuda::open(0, Precision::F32).unwrap());
-        FAMILIES.iter().for_each(|family| agrees_with_transformers(family, emulated()));
+        everything_agrees(|| Box::new(moviola::engine::backend::cuda::Cuda::open(0, Precision::F32).unwrap()));
     });
 }
 

@@ -95,7 +95,7 @@ impl ClipText {
 }
 
 /// The parts of a layer of one of the towers.
-fn names(tower: &str, i: usize) -> Names {
+pub(super) fn names(tower: &str, i: usize) -> Names {
     let part = |name: &str| format!("{tower}.encoder.layers.{i}.{name}");
     Names {
         query: part("self_attn.q_proj"),

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Small checkpoints with random weights, and what transformers makes of some texts with them, for tests/encoders.rs.
+"""Small checkpoints with random weights, and what transformers makes of texts and pictures with them, for
+tests/encoders.rs.
 
     python3 -m venv target/hf && target/hf/bin/pip install -r tools/encoder-goldens/requirements.txt
     target/hf/bin/python tools/encoder-goldens/make.py tests/goldens/encoders
 
 Writes a folder a family: config.json, model.safetensors, tokenizer.json (a vocabulary learned from the sentences below,
-since none ships with a package), expected.json (texts and the numbers of their pieces) and expected.safetensors (tokens
+since none ships with a package), pictures, expected.json (texts and the numbers of their pieces) and expected.safetensors (tokens
 and sentence vectors, computed in f64). With `--full DIR --texts FILE` it does the same for architectures of real size,
 still with random weights, and the texts of a file, one a line: too large to keep, compared by
 `tools/test --with-encoders DIR`.
@@ -19,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 SEED = 1
 # Wide enough that no activation works at its edges only, and that a wrong place or norm is no rounding error.
@@ -78,9 +80,9 @@ def byte_pairs_of_clip(size):
     """As CLIPTokenizerFast: words by a pattern of its own, bytes, the end of a word marked, the special pieces last."""
     t = Tokenizer(models.BPE(unk_token="<|endoftext|>", continuing_subword_prefix="", end_of_word_suffix="</w>"))
     pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    blanks = normalizers.Replace(__import__("tokenizers").Regex(r"\s+"), " ")
+    blanks = normalizers.Replace(Regex(r"\s+"), " ")
     t.normalizer = normalizers.Sequence([normalizers.NFC(), blanks, normalizers.Lowercase()])
-    split = pre_tokenizers.Split(__import__("tokenizers").Regex(pattern), behavior="removed", invert=True)
+    split = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
     t.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size - 2, initial_alphabet=alphabet, end_of_word_suffix="</w>")
@@ -130,6 +132,36 @@ FAMILIES = {
 }
 
 
+# Width and height: wide, tall, as large as the tower's square, smaller, and one that halves are not whole of.
+PICTURES = [(41, 23), (20, 57), (16, 16), (9, 12), (35, 34)]
+
+
+def picture(i, width, height):
+    """Waves, edges and noise: what resizing without a low pass gets wrong."""
+    random = np.random.default_rng(SEED + i)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [127 + 100 * np.sin(x * random.uniform(0.1, 1.5) + y * random.uniform(0.1, 1.5) + c) for c in range(3)]
+    image = np.stack(waves, axis=-1) + random.normal(0, 20, (height, width, 3))
+    image[height // 3 : height // 2, width // 4 : width // 2] = random.uniform(0, 255, 3)
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+
+
+def write_pictures(folder, model, side, expected):
+    """Pictures, and their vectors by the reference's preprocessing, that of Pillow."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    processor.save_pretrained(folder)
+    (folder / "pictures").mkdir(exist_ok=True)
+    for i, (width, height) in enumerate(PICTURES):
+        image = picture(i, width, height)
+        image.save(folder / "pictures" / f"{i}.png")
+        pixels = processor(image, return_tensors="pt")["pixel_values"]
+        expected[f"pixels.{i}"] = pixels[0].float().contiguous()
+        pooled = model.vision_model(pixel_values=pixels.double()).pooler_output
+        expected[f"image.{i}"] = model.visual_projection(pooled)[0].float().contiguous()
+
+
 def outputs(model, ids, mean):
     """Tokens [L, D] and sentence vector [D] of one text."""
     ids = torch.tensor([ids])
@@ -169,6 +201,8 @@ def write(folder, family, texts, full):
             ids.append(fast(text, truncation=True, max_length=longest)["input_ids"])
             tokens, sentence = outputs(model, ids[-1], mean)
             expected[f"tokens.{i}"], expected[f"sentence.{i}"] = tokens.float().contiguous(), sentence.float().contiguous()
+        if isinstance(model, transformers.CLIPModel):
+            write_pictures(folder, model, model.config.vision_config.image_size, expected)
     save_file(expected, folder / "expected.safetensors")
     (folder / "expected.json").write_text(json.dumps({"texts": texts, "ids": ids}, ensure_ascii=False))
     print(f"{family}: {sum(p.numel() for p in model.parameters())} numbers, {len(texts)} texts")

@@ -1,0 +1,150 @@
+//! An image encoder on a device: pictures in, a vector each out.
+
+use super::checkpoint::Checkpoint;
+use super::pixels::{Picture, Preprocess};
+use super::vision::{ClipImage, IMAGES, PATCHES};
+use crate::engine::backend::Backend;
+use crate::engine::fuse::fuse;
+use crate::engine::graph::Graph;
+use crate::engine::scheduler::executor::{Executor, Outputs, SlotWriter};
+use crate::engine::scheduler::plan::{StateLayout, plan};
+use crate::engine::scheduler::stream::stream;
+use crate::error::{Error, Result};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// Most images of a batch, and most rows of patches: what encoding takes does not grow with what there is to encode.
+const MOST_IMAGES: usize = 32;
+const MOST_ROWS: usize = 2048;
+
+pub struct ImageEncoder {
+    tower: ClipImage,
+    preprocess: Preprocess,
+    executor: Executor,
+    images: usize,
+    identity: String,
+}
+
+/// Pictures of a batch, resized and cut to the square that the tower sees.
+struct Batch {
+    first: usize,
+    squares: Vec<Vec<u8>>,
+}
+
+impl ImageEncoder {
+    /// Opens a checkpoint in Hugging Face layout on a device.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, the architecture is not known, or the device has too little memory.
+    pub fn open(dir: &Path, backend: Box<dyn Backend>) -> Result<ImageEncoder> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let tower = ClipImage::new(&checkpoint)?;
+        let preprocess = Preprocess::of(&checkpoint, tower.image as u32)?;
+        let images = (MOST_ROWS / tower.rows()).clamp(1, MOST_IMAGES);
+        let mut g = Graph::new();
+        let inputs = tower.inputs(&mut g, images)?;
+        let weights = tower.parameters().weights(&mut g)?;
+        let vectors = tower.forward(&mut g, &weights, &inputs)?;
+        g.output("images", vectors);
+        let graph = fuse(&g);
+        let states = StateLayout::of([&graph])?;
+        let made = plan("encode images", &graph, &states, &backend.ctx())?;
+        let params = checkpoint.read(tower.parameters(), &[""])?;
+        let mut executor = Executor::new(backend, vec![made], states)?;
+        executor.write_state("params", &params)?;
+        Ok(ImageEncoder { tower, preprocess, executor, images, identity: checkpoint.identity() })
+    }
+
+    /// Width of an image's vector.
+    pub fn dim(&self) -> usize {
+        self.tower.dim()
+    }
+
+    /// What features of this encoder are known by.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    pub fn device(&self) -> String {
+        self.executor.device()
+    }
+
+    /// Encodes pictures in their order and hands the vector `[dim]` of each to `each` with its number. Pictures are
+    /// made, resized and cut on a thread of their own while the device computes.
+    ///
+    /// # Errors
+    /// The first error among the pictures, those of the device, of `each`, and [`Error::Stopped`].
+    pub fn encode(
+        &mut self,
+        pictures: impl Iterator<Item = Result<Picture>> + Send,
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let ImageEncoder { tower, preprocess, executor, images, .. } = self;
+        let (tower, preprocess) = (&*tower, &*preprocess);
+        let batches = Batches { preprocess, pictures, next: 0, most: *images, over: false };
+        let pack = |batch: &Result<Batch>, slot: &mut SlotWriter| match batch {
+            Ok(batch) => pack(tower, preprocess, &batch.squares, slot),
+            // The error itself reaches `take`, which hands it on.
+            Err(_) => pack(tower, preprocess, &[], slot),
+        };
+        let take = |batch: Result<Batch>, outputs: &Outputs| {
+            let batch = batch?;
+            let vectors = outputs.f32("images")?.chunks_exact(tower.dim()).take(batch.squares.len());
+            vectors.enumerate().try_for_each(|(i, vector)| each(batch.first + i, vector))
+        };
+        stream(executor, 0, batches, pack, take, stop)?;
+        if stop.load(std::sync::atomic::Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+    }
+}
+
+struct Batches<'a, P> {
+    preprocess: &'a Preprocess,
+    pictures: P,
+    next: usize,
+    most: usize,
+    over: bool,
+}
+
+impl<P: Iterator<Item = Result<Picture>>> Iterator for Batches<'_, P> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        let mut batch = Batch { first: self.next, squares: vec![] };
+        while !self.over && batch.squares.len() < self.most {
+            let Some(picture) = self.pictures.next() else {
+                self.over = true;
+                break;
+            };
+            match picture.and_then(|picture| self.preprocess.square(&picture)) {
+                Ok(square) => batch.squares.push(square),
+                Err(e) => {
+                    self.over = true;
+                    return Some(Err(e));
+                }
+            }
+        }
+        self.next += batch.squares.len();
+        (!batch.squares.is_empty()).then_some(Ok(batch))
+    }
+}
+
+fn pack(tower: &ClipImage, preprocess: &Preprocess, squares: &[Vec<u8>], slot: &mut SlotWriter) -> Result<()> {
+    let (rows, values) = (tower.rows(), tower.patch_values());
+    slot.count(PATCHES, squares.len() * rows);
+    slot.count(IMAGES, squares.len());
+    for (n, square) in squares.iter().enumerate() {
+        let begin = n * rows;
+        let patches = &mut slot.f32("patches")?[begin * values..][..rows * values];
+        patches[..values].fill(0.0);
+        preprocess.patches(square, tower.patch, &mut patches[values..]);
+        let places = &mut slot.u32("places")?[begin..][..rows];
+        places.iter_mut().enumerate().for_each(|(i, place)| *place = i as u32);
+        let is_patch = &mut slot.u32("is_patch")?[begin..][..rows];
+        is_patch.fill(1);
+        is_patch[0] = 0;
+        slot.u32("segments")?[2 * n..][..2].copy_from_slice(&[begin as u32, (begin + rows) as u32]);
+        slot.u32("first")?[n] = begin as u32;
+    }
+    Ok(())
+}
