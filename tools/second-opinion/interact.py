@@ -227,7 +227,7 @@ def main():
             folder = (args.samples or Path(scratch)) / op
             if args.samples is None:
                 args.binary = args.binary or binary()
-                subprocess.run([args.binary, "doctor", "--dump-samples", op, folder], check=True)
+                subprocess.run([args.binary.resolve(), "doctor", "--dump-samples", op, folder], check=True)
             done, bad = check(folder, opinion)
             compared, wrong = compared + done, wrong + bad
     print(f"{compared - wrong} of {compared} samples agree to {TOLERANCE}")
