@@ -1,6 +1,7 @@
 //! Encoders beside transformers: small checkpoints with random weights (tools/encoder-goldens made them and what is
 //! expected of them), on every back end; and folders that are not what they should be.
 
+#[cfg(feature = "cuda")]
 mod emulation;
 
 use moviola::encoders::checkpoint::Checkpoint;
