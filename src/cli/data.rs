@@ -50,14 +50,15 @@ Examples:
     Msrvtt(Msrvtt),
 }
 
+/// How tokens are stored.
 #[derive(Copy, Clone, ValueEnum)]
-enum Dtype {
+pub(super) enum Dtype {
     F16,
     F32,
 }
 
 impl Dtype {
-    fn token(self) -> TokenDtype {
+    pub(super) fn token(self) -> TokenDtype {
         match self {
             Dtype::F16 => TokenDtype::F16,
             Dtype::F32 => TokenDtype::F32,

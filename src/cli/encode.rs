@@ -1,13 +1,14 @@
 //! `encode`: from words to tokens, by an encoder of one's own.
 
+use super::data::Dtype;
 use super::split::layout;
 use super::{Common, STOP, device, output, progress};
 use crate::data::files::each_line;
 use crate::data::shard_writer::{ShardOptions, ShardWriter};
-use crate::data::{About, Dataset, Kind, TokenDtype};
+use crate::data::{About, Dataset, Kind};
 use crate::encoders::text::TextEncoder;
 use crate::error::{Error, Result};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -29,12 +30,6 @@ Examples:
   moviola encode texts --encoder clip-vit-base-patch32 --data msrvtt         msrvtt/texts, from its captions
   moviola encode texts --encoder all-MiniLM-L6-v2 --lines queries.txt --out queries --dtype f32")]
     Texts(Texts),
-}
-
-#[derive(Copy, Clone, ValueEnum)]
-enum Dtype {
-    F16,
-    F32,
 }
 
 #[derive(Args)]
@@ -95,10 +90,6 @@ impl Texts {
             (None, Some(data)) => data.join("texts"),
             (None, None) => return Err(Error::config("--out", "is missing", "name the folder to write")),
         };
-        let dtype = match self.dtype {
-            Dtype::F16 => TokenDtype::F16,
-            Dtype::F32 => TokenDtype::F32,
-        };
         let mut encoder = TextEncoder::open(&self.encoder, device::open(common)?)?;
         let about = About {
             kind: Some(Kind::Text),
@@ -107,7 +98,7 @@ impl Texts {
             normalised: Some(false),
             ..About::default()
         };
-        let options = ShardOptions { dtype, ..ShardOptions::default() };
+        let options = ShardOptions { dtype: self.dtype.token(), ..ShardOptions::default() };
         let mut writer = ShardWriter::create(&out, about, encoder.dim(), options)?;
         let bar = progress::bar(common, "texts", texts.len() as u64);
         let mut cut = 0;
@@ -117,7 +108,11 @@ impl Texts {
             bar.inc(1);
             writer.push(&ids[i], &encoded.words.data, None)
         };
-        encoder.encode(&texts, write, &STOP)?;
+        let encoded = encoder.encode(&texts, write, &STOP);
+        if matches!(encoded, Err(Error::Stopped)) {
+            output::note(common, "nothing was written: a folder of texts is written whole; run the same command again");
+        }
+        encoded?;
         let written = writer.finish()?;
         bar.finish_and_clear();
         let report = Report {

@@ -8,7 +8,7 @@
 
 use super::architecture::{TextArchitecture, TextInputs, parsed, sound};
 use super::checkpoint::Checkpoint;
-use super::layers::{self, Names, Sequences, Width};
+use super::layers::{self, Names, Width};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::gather::Gather;
 use crate::engine::op::norm::Unit;
@@ -163,9 +163,8 @@ impl TextArchitecture for Bert {
         let types = g.apply(BroadcastRows { rows: g.meta(x).dim(0) }, &[first])?;
         let x = g.apply(Binary { kind: BinaryKind::Add }, &[x, types])?;
         let mut x = layers::norm(g, w, "embeddings.LayerNorm", self.width.eps, x)?;
-        let sequences = Sequences { segments: inputs.segments };
         for i in 0..self.layers {
-            x = layers::norm_behind(g, w, &names(i), &self.width, x, sequences)?;
+            x = layers::norm_behind(g, w, &names(i), &self.width, x, inputs.segments)?;
         }
         let sentence = match self.pooling {
             Pooling::First => g.apply(Gather, &[x, inputs.pooled])?,

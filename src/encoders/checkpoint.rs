@@ -3,8 +3,13 @@
 //! Files are mapped, and a tensor is read when a parameter asks for it: of a checkpoint with two towers one is read.
 
 use crate::data::files::{Mapped, is_file_name, read_capped};
+use crate::engine::backend::Backend;
+use crate::engine::fuse::fuse;
+use crate::engine::graph::Graph;
 use crate::engine::parameters::{Parameter, Parameters};
-use crate::error::{Error, Result, bytes};
+use crate::engine::scheduler::executor::Executor;
+use crate::engine::scheduler::plan::{StateLayout, plan};
+use crate::error::{Error, Result};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
@@ -53,6 +58,26 @@ impl Checkpoint {
 
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// An executor of one graph, with this checkpoint's values for its parameters.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::read`] and of the plan, and when the device has too little memory.
+    pub fn load(
+        &self,
+        what: &str,
+        graph: &Graph,
+        (parameters, prefixes): (&Parameters, &[&str]),
+        backend: Box<dyn Backend>,
+    ) -> Result<Executor> {
+        let graph = fuse(graph);
+        let states = StateLayout::of([&graph])?;
+        let made = plan(what, &graph, &states, &backend.ctx())?;
+        let params = self.read(parameters, prefixes)?;
+        let mut executor = Executor::new(backend, vec![made], states)?;
+        executor.write_state("params", &params)?;
+        Ok(executor)
     }
 
     /// What features of this encoder are known by: its name, and a hash of its weights, which tells versions apart that
@@ -203,9 +228,4 @@ fn weight_files(dir: &Path) -> Result<Vec<String>> {
         return Err(Error::format(dir, what, "download the rest"));
     }
     Ok(files)
-}
-
-/// Bytes that parameters take on a device, as people read them.
-pub fn size(parameters: &Parameters) -> String {
-    bytes(4 * parameters.count() as u64)
 }

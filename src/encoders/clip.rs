@@ -8,7 +8,7 @@
 
 use super::architecture::{TextArchitecture, TextInputs, parsed, sound};
 use super::checkpoint::Checkpoint;
-use super::layers::{self, Names, Sequences, Width};
+use super::layers::{self, Names, Width};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::gather::Gather;
 use crate::engine::op::linear::LINEAR;
@@ -136,9 +136,8 @@ impl TextArchitecture for ClipText {
         let words = g.apply(Gather, &[w.get("text_model.embeddings.token_embedding.weight")?, inputs.ids])?;
         let places = g.apply(Gather, &[w.get("text_model.embeddings.position_embedding.weight")?, inputs.places])?;
         let mut x = g.apply(Binary { kind: BinaryKind::Add }, &[words, places])?;
-        let sequences = Sequences { segments: inputs.segments };
         for i in 0..self.layers {
-            x = layers::norm_before(g, w, &names("text_model", i), &self.width, x, sequences)?;
+            x = layers::norm_before(g, w, &names("text_model", i), &self.width, x, inputs.segments)?;
         }
         let x = layers::norm(g, w, "text_model.final_layer_norm", self.width.eps, x)?;
         let projection = w.get("text_projection.weight")?;

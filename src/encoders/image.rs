@@ -4,10 +4,8 @@ use super::checkpoint::Checkpoint;
 use super::pixels::{Picture, Preprocess};
 use super::vision::{ClipImage, IMAGES, PATCHES};
 use crate::engine::backend::Backend;
-use crate::engine::fuse::fuse;
 use crate::engine::graph::Graph;
 use crate::engine::scheduler::executor::{Executor, Outputs, SlotWriter};
-use crate::engine::scheduler::plan::{StateLayout, plan};
 use crate::engine::scheduler::stream::stream;
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -46,12 +44,7 @@ impl ImageEncoder {
         let weights = tower.parameters().weights(&mut g)?;
         let vectors = tower.forward(&mut g, &weights, &inputs)?;
         g.output("images", vectors);
-        let graph = fuse(&g);
-        let states = StateLayout::of([&graph])?;
-        let made = plan("encode images", &graph, &states, &backend.ctx())?;
-        let params = checkpoint.read(tower.parameters(), &[""])?;
-        let mut executor = Executor::new(backend, vec![made], states)?;
-        executor.write_state("params", &params)?;
+        let executor = checkpoint.load("encode images", &g, (tower.parameters(), &[""]), backend)?;
         Ok(ImageEncoder { tower, preprocess, executor, images, identity: checkpoint.identity() })
     }
 

@@ -1,5 +1,5 @@
 //! Layers of a transformer (Vaswani et al. 2017, section 3) over packed sequences, under whatever names a checkpoint
-//! has for their tensors.
+//! has for their tensors. Rows are `[ΣL, D]`, segments u32 `[N, 2]`: where each sequence begins and ends.
 
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::attention::Attention;
@@ -39,13 +39,6 @@ pub struct Names {
     pub hidden_norm: String,
 }
 
-/// The sequences that a layer works on.
-#[derive(Copy, Clone)]
-pub struct Sequences {
-    /// u32 `[N, 2]`
-    pub segments: Value,
-}
-
 pub fn declare(p: &mut Parameters, n: &Names, w: &Width) {
     for part in [&n.query, &n.key, &n.value, &n.out] {
         p.linear(part, w.dim, w.dim);
@@ -62,29 +55,36 @@ pub fn declare_norm(p: &mut Parameters, name: &str, dim: usize) {
 }
 
 /// `norm(x + attention(x))`, then `norm(x + mlp(x))`: the order of the paper, and of BERT.
-pub fn norm_behind(g: &mut Graph, w: &Weights, n: &Names, width: &Width, x: Value, s: Sequences) -> Result<Value> {
-    let x = attend(g, w, n, width, [x, x], s)?;
+pub fn norm_behind(g: &mut Graph, w: &Weights, n: &Names, width: &Width, x: Value, segments: Value) -> Result<Value> {
+    let x = attend(g, w, n, width, [x, x], segments)?;
     let x = norm(g, w, &n.attention_norm, width.eps, x)?;
     let x = mlp(g, w, n, width, [x, x])?;
     norm(g, w, &n.hidden_norm, width.eps, x)
 }
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`: the order of GPT-2 and CLIP.
-pub fn norm_before(g: &mut Graph, w: &Weights, n: &Names, width: &Width, x: Value, s: Sequences) -> Result<Value> {
+pub fn norm_before(g: &mut Graph, w: &Weights, n: &Names, width: &Width, x: Value, segments: Value) -> Result<Value> {
     let y = norm(g, w, &n.attention_norm, width.eps, x)?;
-    let x = attend(g, w, n, width, [y, x], s)?;
+    let x = attend(g, w, n, width, [y, x], segments)?;
     let y = norm(g, w, &n.hidden_norm, width.eps, x)?;
     mlp(g, w, n, width, [y, x])
 }
 
 /// `onto + W_o attention(W_q x, W_k x, W_v x)`
-fn attend(g: &mut Graph, w: &Weights, n: &Names, width: &Width, [x, onto]: [Value; 2], s: Sequences) -> Result<Value> {
+fn attend(
+    g: &mut Graph,
+    w: &Weights,
+    n: &Names,
+    width: &Width,
+    [x, onto]: [Value; 2],
+    segments: Value,
+) -> Result<Value> {
     let query = linear(g, w, &n.query, x, Value::ABSENT)?;
     let key = linear(g, w, &n.key, x, Value::ABSENT)?;
     let value = linear(g, w, &n.value, x, Value::ABSENT)?;
     let Width { heads, longest, causal, .. } = *width;
     let op = Attention { heads, max_queries: longest, max_keys: longest, causal };
-    let attended = g.apply(op, &[query, key, value, s.segments, s.segments, Value::ABSENT])?;
+    let attended = g.apply(op, &[query, key, value, segments, segments, Value::ABSENT])?;
     linear(g, w, &n.out, attended, onto)
 }
 

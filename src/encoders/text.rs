@@ -5,10 +5,8 @@ use super::checkpoint::Checkpoint;
 use super::tokenizer::{Pieces, Tokenizer};
 use crate::data::tokens::Tokens;
 use crate::engine::backend::Backend;
-use crate::engine::fuse::fuse;
 use crate::engine::graph::Graph;
 use crate::engine::scheduler::executor::{Executor, Outputs, SlotWriter};
-use crate::engine::scheduler::plan::{StateLayout, plan};
 use crate::engine::scheduler::stream::stream;
 use crate::error::{Error, Result};
 use serde::Deserialize;
@@ -65,12 +63,9 @@ impl TextEncoder {
         let longest = most.clamp(3, architecture.longest().max(3));
         let tokenizer = Tokenizer::open(checkpoint.dir(), longest, architecture.vocabulary())?;
         let pieces = MOST_PIECES.max(longest);
-        let graph = fuse(&graph(architecture.as_ref(), pieces)?);
-        let states = StateLayout::of([&graph])?;
-        let made = plan("encode texts", &graph, &states, &backend.ctx())?;
-        let params = checkpoint.read(architecture.parameters(), architecture.prefixes())?;
-        let mut executor = Executor::new(backend, vec![made], states)?;
-        executor.write_state("params", &params)?;
+        let graph = graph(architecture.as_ref(), pieces)?;
+        let parameters = (architecture.parameters(), architecture.prefixes());
+        let executor = checkpoint.load("encode texts", &graph, parameters, backend)?;
         Ok(TextEncoder { tokenizer, architecture, executor, pieces, identity: checkpoint.identity() })
     }
 

@@ -25,6 +25,7 @@ pub struct Pieces {
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
+    longest: usize,
     /// Rows that the encoder has for pieces.
     vocabulary: usize,
 }
@@ -49,7 +50,7 @@ impl Tokenizer {
         inner
             .with_truncation(Some(TruncationParams { max_length: longest, ..TruncationParams::default() }))
             .map_err(bad)?;
-        Ok(Tokenizer { path, inner, vocabulary })
+        Ok(Tokenizer { path, inner, longest, vocabulary })
     }
 
     /// # Errors
@@ -63,6 +64,10 @@ impl Tokenizer {
             Error::format(&self.path, format!("cannot take {text:?} apart ({e})"), "use another checkpoint")
         })?;
         let ids = encoding.get_ids().to_vec();
+        if ids.len() > self.longest {
+            let what = format!("makes {} pieces where {} fit", ids.len(), self.longest);
+            return Err(Error::format(&self.path, what, "it belongs to another checkpoint: download its own"));
+        }
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
             let what = format!("makes piece {id} and the encoder has {} of them", self.vocabulary);
             return Err(Error::format(&self.path, what, "it belongs to another checkpoint: download its own"));

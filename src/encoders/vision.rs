@@ -9,7 +9,7 @@
 use super::architecture::{parsed, sound};
 use super::checkpoint::Checkpoint;
 use super::clip::names;
-use super::layers::{self, Sequences, Width};
+use super::layers::{self, Width};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::gather::Gather;
 use crate::engine::op::linear::LINEAR;
@@ -166,9 +166,8 @@ impl ClipImage {
         let class = g.apply(Gather, &[class, inputs.is_patch])?;
         let x = g.apply(Binary { kind: BinaryKind::Add }, &[x, class])?;
         let mut x = layers::norm(g, w, "vision_model.pre_layrnorm", self.width.eps, x)?;
-        let sequences = Sequences { segments: inputs.segments };
         for i in 0..self.layers {
-            x = layers::norm_before(g, w, &names("vision_model", i), &self.width, x, sequences)?;
+            x = layers::norm_before(g, w, &names("vision_model", i), &self.width, x, inputs.segments)?;
         }
         let class = g.apply(Gather, &[x, inputs.first])?;
         let class = layers::norm(g, w, "vision_model.post_layernorm", self.width.eps, class)?;
