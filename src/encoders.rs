@@ -10,6 +10,7 @@ pub mod architecture;
 pub mod bert;
 pub mod checkpoint;
 pub mod clip;
+pub mod clips;
 pub mod image;
 pub mod layers;
 pub mod pixels;

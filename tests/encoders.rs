@@ -4,9 +4,10 @@
 #[cfg(feature = "cuda")]
 mod emulation;
 
+use moviola::data::picture::Picture;
 use moviola::encoders::checkpoint::Checkpoint;
 use moviola::encoders::image::ImageEncoder;
-use moviola::encoders::pixels::{Picture, Preprocess};
+use moviola::encoders::pixels::Preprocess;
 use moviola::encoders::text::{Encoded, TextEncoder};
 use moviola::engine::backend::{Backend, DeviceChoice, open};
 use moviola::engine::op::Precision;

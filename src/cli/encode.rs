@@ -1,4 +1,6 @@
-//! `encode`: from words to tokens, by an encoder of one's own.
+//! `encode`: from words and videos to tokens, by an encoder of one's own.
+
+pub mod clips;
 
 use super::data::Dtype;
 use super::split::layout;
@@ -9,10 +11,11 @@ use crate::data::{About, Dataset, Kind};
 use crate::encoders::text::TextEncoder;
 use crate::error::{Error, Result};
 use clap::{Args, Subcommand};
+use clips::{Pictures, Videos};
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Make tokens of texts with an encoder.
+/// Make tokens of texts, videos and pictures with an encoder.
 #[derive(Args)]
 pub struct Encode {
     #[command(subcommand)]
@@ -30,6 +33,12 @@ Examples:
   moviola encode texts --encoder clip-vit-base-patch32 --data msrvtt         msrvtt/texts, from its captions
   moviola encode texts --encoder all-MiniLM-L6-v2 --lines queries.txt --out queries --dtype f32")]
     Texts(Texts),
+    /// Frame tokens of a folder of videos.
+    #[command(after_help = clips::VIDEOS_HELP)]
+    Videos(Videos),
+    /// A token each of a folder of pictures.
+    #[command(after_help = clips::PICTURES_HELP)]
+    Pictures(Pictures),
 }
 
 #[derive(Args)]
@@ -78,6 +87,8 @@ impl Encode {
     pub fn run(&self, common: &Common) -> Result<()> {
         match &self.what {
             What::Texts(texts) => texts.run(common),
+            What::Videos(videos) => videos.run(common),
+            What::Pictures(pictures) => pictures.run(common),
         }
     }
 }

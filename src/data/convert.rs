@@ -76,7 +76,7 @@ pub fn convert(
                 return Err(Complaint::new(what, "normalise them, or say they are not").at(from, id));
             }
         }
-        writer.push(id, &buffer, own_times(&*source, i, fps).as_deref())?;
+        writer.push_file((id, source.file(i)), &buffer, own_times(&*source, i, fps).as_deref())?;
         if !progress(i + 1, count) {
             return Err(Error::Stopped);
         }
@@ -120,5 +120,6 @@ fn agreed(said: &About, options: &ConvertOptions) -> Result<About> {
         normalised: one("normalised", &said.normalised, &options.normalised)?,
         fps: one("fps", &said.fps, &options.fps)?,
         sentence: one("sentence", &said.sentence, &options.sentence)?,
+        origin: said.origin.clone(),
     })
 }

@@ -299,7 +299,7 @@ fn about(kind: Kind, options: &MsrvttOptions) -> About {
         normalised: Some(true),
         sentence: (kind == Kind::Text).then_some(true),
         fps: (kind == Kind::Video).then_some(1.0),
-        layer: None,
+        ..About::default()
     }
 }
 

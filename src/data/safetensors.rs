@@ -222,7 +222,7 @@ pub fn about(metadata: &BTreeMap<String, String>) -> Result<About, Complaint> {
     };
     let fps = metadata.get("fps").and_then(|fps| fps.parse().ok());
     let (normalised, sentence) = (flag("normalised")?, flag("sentence")?);
-    Ok(About { kind, encoder: text("encoder"), layer: text("layer"), normalised, fps, sentence })
+    Ok(About { kind, encoder: text("encoder"), layer: text("layer"), normalised, fps, sentence, origin: None })
 }
 
 /// The reverse of [`about`].

@@ -49,6 +49,9 @@ pub struct Item {
     /// Seconds, one a row, not decreasing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamps: Option<Vec<f32>>,
+    /// What it was made of, within the folder of the manifest's `origin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// One file.
@@ -227,6 +230,9 @@ impl TokenSource for Native {
             Some(times) => Some(Cow::Borrowed(times)),
             None => self.provenance.about.fps.map(|fps| times_at(fps, self.rows(i))),
         }
+    }
+    fn file(&self, i: usize) -> Option<&str> {
+        self.items.get(i)?.file.as_deref()
     }
     fn provenance(&self) -> &Provenance {
         &self.provenance

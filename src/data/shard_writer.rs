@@ -83,12 +83,26 @@ impl ShardWriter {
         })
     }
 
-    /// Adds one item: `tokens` is `[rows, dim]`, `timestamps` are seconds `[rows]`.
+    /// Adds one item that was made of no file; see [`ShardWriter::push_file`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn push(&mut self, id: &str, tokens: &[f32], timestamps: Option<&[f32]>) -> Result<()> {
+        self.push_file((id, None), tokens, timestamps)
+    }
+
+    /// Adds one item, with the file it was made of if there is one: `tokens` is `[rows, dim]`, `timestamps` are seconds
+    /// `[rows]`.
     ///
     /// # Errors
     /// [`Error::Data`] naming `id` for a duplicate, no rows, values that are not finite or do not fit f16, bad times;
     /// [`Error::Io`] when a full shard cannot be written.
-    pub fn push(&mut self, id: &str, tokens: &[f32], timestamps: Option<&[f32]>) -> Result<()> {
+    pub fn push_file(
+        &mut self,
+        (id, file): (&str, Option<&str>),
+        tokens: &[f32],
+        timestamps: Option<&[f32]>,
+    ) -> Result<()> {
         let target = self.beside.target().to_path_buf();
         if id.is_empty() || id == "__metadata__" || self.seen.contains(id) {
             return Err(
@@ -114,7 +128,8 @@ impl ShardWriter {
         }
         self.seen.insert(id.to_string());
         let (offset, timestamps) = (offset as u64, timestamps.map(<[f32]>::to_vec));
-        self.pending.push(Item { id: id.to_string(), shard: self.shards.len(), offset, rows, timestamps });
+        let file = file.map(str::to_string);
+        self.pending.push(Item { id: id.to_string(), shard: self.shards.len(), offset, rows, timestamps, file });
         Ok(())
     }
 

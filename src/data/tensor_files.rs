@@ -120,6 +120,7 @@ fn merged(said: About, own: About) -> About {
         normalised: said.normalised.or(own.normalised),
         fps: said.fps.or(own.fps),
         sentence: said.sentence.or(own.sentence),
+        origin: said.origin.or(own.origin),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
+use super::media::Origin;
 use super::problem::Problems;
 use super::shard::sound_times;
 use crate::error::{Error, Result};
@@ -92,6 +93,9 @@ pub struct About {
     /// Whether the last row of a text is its sentence vector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sentence: Option<bool>,
+    /// Where videos were decoded from, and which of their frames were taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// How a source is stored.
@@ -137,6 +141,10 @@ pub trait TokenSource: Send + Sync {
     fn load_into(&self, i: usize, out: &mut [f32]) -> Result<()>;
     /// Seconds of each row of item `i`, `[rows(i)]`, where they are known.
     fn timestamps(&self, i: usize) -> Option<Cow<'_, [f32]>>;
+    /// The file that item `i` was made of, within the folder of its [`Origin`].
+    fn file(&self, _: usize) -> Option<&str> {
+        None
+    }
     fn provenance(&self) -> &Provenance;
     /// The position of `id`.
     fn find(&self, id: &str) -> Option<usize>;

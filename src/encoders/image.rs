@@ -1,8 +1,9 @@
 //! An image encoder on a device: pictures in, a vector each out.
 
 use super::checkpoint::Checkpoint;
-use super::pixels::{Picture, Preprocess};
+use super::pixels::Preprocess;
 use super::vision::{ClipImage, IMAGES, PATCHES};
+use crate::data::picture::Picture;
 use crate::engine::backend::Backend;
 use crate::engine::graph::Graph;
 use crate::engine::scheduler::executor::{Executor, Outputs, SlotWriter};
@@ -62,6 +63,11 @@ impl ImageEncoder {
         self.executor.device()
     }
 
+    /// How pictures become the squares that the tower sees.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
     /// Encodes pictures in their order and hands the vector `[dim]` of each to `each` with its number. Pictures are
     /// made, resized and cut on a thread of their own while the device computes.
     ///
@@ -70,12 +76,26 @@ impl ImageEncoder {
     pub fn encode(
         &mut self,
         pictures: impl Iterator<Item = Result<Picture>> + Send,
+        each: impl FnMut(usize, &[f32]) -> Result<()>,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let preprocess = self.preprocess.clone();
+        self.encode_squares(pictures.map(|picture| preprocess.square(&picture?)), each, stop)
+    }
+
+    /// The same for pictures that [`Preprocess::square`] has made ready.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::encode`].
+    pub fn encode_squares(
+        &mut self,
+        squares: impl Iterator<Item = Result<Vec<u8>>> + Send,
         mut each: impl FnMut(usize, &[f32]) -> Result<()>,
         stop: &AtomicBool,
     ) -> Result<()> {
         let ImageEncoder { tower, preprocess, executor, images, .. } = self;
         let (tower, preprocess) = (&*tower, &*preprocess);
-        let batches = Batches { preprocess, pictures, next: 0, most: *images, over: false };
+        let batches = Batches { squares, next: 0, most: *images, over: false };
         let pack = |batch: &Result<Batch>, slot: &mut SlotWriter| match batch {
             Ok(batch) => pack(tower, preprocess, &batch.squares, slot),
             // The error itself reaches `take`, which hands it on.
@@ -91,30 +111,26 @@ impl ImageEncoder {
     }
 }
 
-struct Batches<'a, P> {
-    preprocess: &'a Preprocess,
-    pictures: P,
+struct Batches<S> {
+    squares: S,
     next: usize,
     most: usize,
     over: bool,
 }
 
-impl<P: Iterator<Item = Result<Picture>>> Iterator for Batches<'_, P> {
+impl<S: Iterator<Item = Result<Vec<u8>>>> Iterator for Batches<S> {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {
         let mut batch = Batch { first: self.next, squares: vec![] };
         while !self.over && batch.squares.len() < self.most {
-            let Some(picture) = self.pictures.next() else {
-                self.over = true;
-                break;
-            };
-            match picture.and_then(|picture| self.preprocess.square(&picture)) {
-                Ok(square) => batch.squares.push(square),
-                Err(e) => {
+            match self.squares.next() {
+                Some(Ok(square)) => batch.squares.push(square),
+                Some(Err(e)) => {
                     self.over = true;
                     return Some(Err(e));
                 }
+                None => self.over = true,
             }
         }
         self.next += batch.squares.len();

@@ -1,0 +1,275 @@
+//! `encode videos` and `encode pictures`: a folder of files becomes native shards, file by file, each kept as soon as it
+//! is done.
+
+use crate::cli::data::Dtype;
+use crate::cli::{Common, STOP, device, output, progress};
+use crate::data::ffmpeg::Ffmpeg;
+use crate::data::files::Beside;
+use crate::data::journal::Journal;
+use crate::data::media::{Media, MediaKind, Origin, Sampling, find};
+use crate::data::shard_writer::{ShardOptions, ShardWriter, Written};
+use crate::data::{About, Kind};
+use crate::encoders::clips::{Clip, Decoder, encode};
+use crate::encoders::image::ImageEncoder;
+use crate::error::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, UNIX_EPOCH};
+
+pub const VIDEOS_HELP: &str = "\
+Videos are decoded by the programs ffmpeg and ffprobe, which have to be installed. A row is what is on the screen at its
+second. Each video is kept when it is done: after Ctrl-C, or a power cut, the same command goes on. One that cannot be
+decoded is named at the end, with an exit status that is not 0; all others are written.
+
+Examples:
+  moviola encode videos clips --encoder clip-vit-base-patch32 --out features
+  moviola encode videos raw --encoder clip-vit-base-patch32 --frames 12 --out msrvtt/videos";
+
+pub const PICTURES_HELP: &str = "\
+Examples:
+  moviola encode pictures photos --encoder clip-vit-base-patch32 --out features";
+
+/// The flags of whatever decodes videos.
+#[derive(Args)]
+pub struct FromVideos {
+    /// Folder with the videos; folders within it are searched, too.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Folder of the encoder, which has an image tower.
+    #[arg(long, value_name = "DIR")]
+    pub encoder: PathBuf,
+    /// Frames a second.
+    #[arg(long, value_name = "F", default_value_t = 2.0, conflicts_with = "frames")]
+    fps: f32,
+    /// So many frames of each video, spread evenly, instead of so many a second.
+    #[arg(long, value_name = "N")]
+    frames: Option<usize>,
+    /// Where the tokens go.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    #[arg(long, value_enum, default_value = "f16")]
+    dtype: Dtype,
+}
+
+#[derive(Args)]
+pub struct Videos {
+    #[command(flatten)]
+    from: FromVideos,
+}
+
+#[derive(Args)]
+pub struct Pictures {
+    /// Folder with the pictures, JPEG or PNG; folders within it are searched, too.
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+    /// Folder of the encoder, which has an image tower.
+    #[arg(long, value_name = "DIR")]
+    encoder: PathBuf,
+    /// Where the tokens go.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[arg(long, value_enum, default_value = "f16")]
+    dtype: Dtype,
+}
+
+/// What came of a folder.
+#[derive(Serialize)]
+pub struct Report {
+    out: PathBuf,
+    pub encoder: String,
+    device: String,
+    dim: usize,
+    /// Files that are in it, and those of them that an earlier run had done.
+    items: usize,
+    earlier: usize,
+    /// Frames of all of them.
+    rows: u64,
+    bytes: u64,
+    /// Of this run.
+    seconds: f64,
+    frames_per_second: f64,
+    /// What could not be encoded.
+    failed: Vec<Failed>,
+    /// What was encoded although the decoder complained.
+    doubtful: Vec<Failed>,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    file: PathBuf,
+    what: String,
+}
+
+impl Videos {
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let report = self.from.encode(common)?;
+        report.tell(common, "")
+    }
+}
+
+impl FromVideos {
+    /// Encodes the folder and puts the shards in their place.
+    pub fn encode(&self, common: &Common) -> Result<Report> {
+        let sampling = self.frames.map_or(Sampling::Fps(self.fps), Sampling::Frames).check()?;
+        let ffmpeg = Ffmpeg::find()?;
+        let decoder = format!("ffmpeg {}", ffmpeg.version());
+        let job = Job {
+            folder: &self.folder,
+            encoder: &self.encoder,
+            out: &self.out,
+            dtype: self.dtype,
+            decoder: Decoder::Videos(ffmpeg, sampling),
+        };
+        job.run(common, Some((sampling, decoder)))
+    }
+}
+
+impl Pictures {
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let Pictures { folder, encoder, out, dtype } = self;
+        let job = Job { folder, encoder, out, dtype: *dtype, decoder: Decoder::Pictures };
+        job.run(common, None)?.tell(common, "")
+    }
+}
+
+struct Job<'a> {
+    folder: &'a Path,
+    encoder: &'a Path,
+    out: &'a Path,
+    dtype: Dtype,
+    decoder: Decoder,
+}
+
+impl Job<'_> {
+    fn run(&self, common: &Common, sampled: Option<(Sampling, String)>) -> Result<Report> {
+        let kind = if sampled.is_some() { MediaKind::Video } else { MediaKind::Picture };
+        let folder = self.folder.canonicalize().map_err(Error::io("open", self.folder))?;
+        let media = find(&folder, kind)?;
+        // Before the work, not after it.
+        drop(Beside::new(self.out)?);
+        let mut encoder = ImageEncoder::open(self.encoder, device::open(common)?)?;
+        let how = sampled.as_ref().map_or(String::from("pictures"), |(sampling, _)| sampling.to_string());
+        let mut journal = Journal::open(self.out, encoder.dim(), &format!("{how}, by {}", encoder.identity()))?;
+        let stamps = media.iter().map(|m| stamp(&folder.join(&m.file))).collect::<Result<Vec<_>>>()?;
+        let left: Vec<usize> = (0..media.len()).filter(|i| !journal.has(&media[*i].id, &stamps[*i])).collect();
+        let earlier = media.len() - left.len();
+        if earlier > 0 {
+            output::note(common, format!("{earlier} of {} were done before", media.len()));
+        }
+        let begun = Instant::now();
+        let (mut failed, mut doubtful, mut frames) = (vec![], vec![], 0);
+        let bar =
+            progress::bar(common, if kind == MediaKind::Video { "videos" } else { "pictures" }, left.len() as u64);
+        let each = |number: usize, clip: Result<Clip>| {
+            let (m, stamp) = (&media[left[number]], &stamps[left[number]]);
+            bar.inc(1);
+            let named = |what: String| Failed { file: m.file.clone(), what };
+            match clip {
+                Ok(clip) => {
+                    frames += clip.seconds.len();
+                    bar.set_message(format!("{:.1} frames/s", frames as f64 / begun.elapsed().as_secs_f64()));
+                    doubtful.extend(clip.complaints.into_iter().next().map(named));
+                    journal.push(&m.id, stamp, &clip.rows, clip.seconds)
+                }
+                Err(e) => {
+                    bar.suspend(|| output::note(common, format!("left out: {e}")));
+                    failed.push(named(e.to_string()));
+                    Ok(())
+                }
+            }
+        };
+        let todo: Vec<Media> = left.iter().map(|i| media[*i].clone()).collect();
+        let ran = encode(&mut encoder, &self.decoder, &folder, &todo, each, &STOP);
+        let seconds = begun.elapsed().as_secs_f64();
+        bar.finish_and_clear();
+        if matches!(ran, Err(Error::Stopped)) {
+            let (done, all) = (journal.len(), media.len());
+            output::note(common, format!("{done} of {all} are done and kept; run the same command again to go on"));
+        }
+        ran?;
+        if journal.is_empty() {
+            journal.remove()?;
+            let what = format!("none of {} files could be encoded", media.len());
+            let first = failed.first().map_or(String::new(), |f| f.what.clone());
+            return Err(Error::format(&folder, what, format!("the first: {first}")));
+        }
+        let origin = sampled.map(|(sampling, decoder)| Origin { folder: folder.clone(), sampling, decoder });
+        let about = About {
+            kind: Some(Kind::Video),
+            encoder: Some(encoder.identity().into()),
+            normalised: Some(false),
+            origin,
+            ..About::default()
+        };
+        let written = self.write(&mut journal, about, &media, encoder.dim())?;
+        journal.remove()?;
+        Ok(Report {
+            out: self.out.into(),
+            encoder: encoder.identity().into(),
+            device: encoder.device(),
+            dim: encoder.dim(),
+            items: written.items,
+            earlier,
+            rows: written.rows,
+            bytes: written.bytes,
+            seconds,
+            frames_per_second: frames as f64 / seconds.max(1e-9),
+            failed,
+            doubtful,
+        })
+    }
+
+    /// From the journal to shards, in the order of ids.
+    fn write(&self, journal: &mut Journal, about: About, media: &[Media], dim: usize) -> Result<Written> {
+        let timed = about.origin.is_some();
+        let options = ShardOptions { dtype: self.dtype.token(), ..ShardOptions::default() };
+        let mut writer = ShardWriter::create(self.out, about, dim, options)?;
+        let mut files = media.iter();
+        journal.read(media.iter().map(|m| m.id.as_str()), |line, rows| {
+            // Both go in the same order, and the files of those that failed are passed over.
+            let file = files.find(|m| m.id == line.id).and_then(|m| m.file.to_str());
+            writer.push_file((&line.id, file), rows, timed.then_some(&line.timestamps))
+        })?;
+        writer.finish()
+    }
+}
+
+/// What tells a file that changed.
+fn stamp(path: &Path) -> Result<String> {
+    let of = std::fs::metadata(path).map_err(Error::io("look at", path))?;
+    let changed = of.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |t| t.as_nanos());
+    Ok(format!("{} bytes, {changed}", of.len()))
+}
+
+impl Report {
+    /// Prints it; an error where something could not be encoded.
+    ///
+    /// # Errors
+    /// Names how many files failed, and the first of them.
+    pub fn tell(&self, common: &Common, next: &str) -> Result<()> {
+        output::result(common, self, || self.told() + next)?;
+        let Some(first) = self.failed.first() else { return Ok(()) };
+        let what = format!("{} of {} files could not be encoded", self.failed.len(), self.failed.len() + self.items);
+        let fix = format!("repair or remove them and encode them alone; the first is {}", first.file.display());
+        Err(Error::format(&self.out, what, fix))
+    }
+
+    fn told(&self) -> String {
+        let mut lines = vec![format!(
+            "wrote {}: {} items, {} rows of {}, by {} on {}",
+            self.out.display(),
+            self.items,
+            self.rows,
+            self.dim,
+            self.encoder,
+            self.device
+        )];
+        let earlier = if self.earlier > 0 { format!("; {} were done before", self.earlier) } else { String::new() };
+        lines.push(format!("{:.1} s, {:.1} frames/s{earlier}", self.seconds, self.frames_per_second));
+        for (title, list) in [("left out", &self.failed), ("doubtful", &self.doubtful)] {
+            lines.extend(list.iter().map(|f| format!("{title}: {}: {}", f.file.display(), f.what)));
+        }
+        lines.join("\n")
+    }
+}

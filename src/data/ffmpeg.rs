@@ -1,0 +1,399 @@
+//! Videos become pictures by the programs ffmpeg and ffprobe: never linked, always asked for whole frames on a pipe.
+//!
+//! Files are hostile: only containers of plain video are opened, only from files, so that a playlist in disguise reaches
+//! neither the network nor other files.
+
+use super::media::Sampling;
+use super::picture::{MOST_PIXELS, Picture};
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+/// Demuxers that are let near a file: what a person calls a video, and no playlists.
+const CONTAINERS: &str = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,m4v,h264,hevc,ivf,nut,wav,mp3,\
+                          aac,flac";
+/// Lines of complaints that are kept, and the most bytes of one.
+const MOST_LINES: usize = 8;
+const LINE_BYTES: u64 = 4096;
+const LEVELS: [&str; 3] = ["[error] ", "[fatal] ", "[panic] "];
+/// The most bytes of what ffprobe says.
+const PROBE_BYTES: u64 = 1 << 20;
+/// A video that ends before this share of its length, with complaints, is cut off.
+const WHOLE: f64 = 0.9;
+const REPAIR: &str = "get the file again, or make it again with `ffmpeg -i OLD NEW.mp4`";
+
+/// The programs, found once.
+#[derive(Clone, Debug)]
+pub struct Ffmpeg {
+    ffmpeg: PathBuf,
+    ffprobe: PathBuf,
+    version: String,
+}
+
+/// What a file says of its first video stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Probe {
+    /// Seconds; absent where the container does not say.
+    pub seconds: Option<f64>,
+}
+
+/// A picture of a video and when it is on the screen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    /// From the beginning of the file, as players count.
+    pub seconds: f32,
+    pub picture: Picture,
+}
+
+impl Ffmpeg {
+    /// The programs on the PATH.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that says how to install them.
+    pub fn find() -> Result<Ffmpeg> {
+        let (ffmpeg, ffprobe) = (PathBuf::from("ffmpeg"), PathBuf::from("ffprobe"));
+        let mut version = String::new();
+        for program in [&ffprobe, &ffmpeg] {
+            let said = Command::new(program).arg("-version").stdin(Stdio::null()).output();
+            let said = said.map_err(|e| absent(program, &e))?;
+            let text = String::from_utf8_lossy(&said.stdout);
+            version = text.split_whitespace().nth(2).unwrap_or("unknown").to_string();
+        }
+        Ok(Ffmpeg { ffmpeg, ffprobe, version })
+    }
+
+    /// As it calls itself, for example `5.1.9`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Asks what a file holds, without decoding it.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when it is no video, damaged, or has sound alone.
+    pub fn probe(&self, path: &Path) -> Result<Probe> {
+        #[derive(Deserialize)]
+        struct Stream {
+            duration: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Container {
+            duration: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Said {
+            #[serde(default)]
+            streams: Vec<Stream>,
+            format: Option<Container>,
+        }
+        super::files::open_regular(path)?;
+        let mut command = guarded(&self.ffprobe);
+        command.args([
+            "-v",
+            "level+error",
+            "-select_streams",
+            "V:0",
+            "-show_entries",
+            "stream=duration:format=duration",
+        ]);
+        command.args(["-of", "json"]).args(input(path)).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| absent(&self.ffprobe, &e))?;
+        let complaints = Complaints::listen(&mut child, |_| {});
+        let mut text = vec![];
+        if let Some(out) = child.stdout.take() {
+            out.take(PROBE_BYTES).read_to_end(&mut text).map_err(Error::io("read what ffprobe says of", path))?;
+        }
+        let status = child.wait().map_err(Error::io("wait for ffprobe on", path))?;
+        let complaints = complaints.all();
+        if !status.success() {
+            return Err(Error::format(path, format!("is no video that can be read{}", said(&complaints)), REPAIR));
+        }
+        let found: Said = serde_json::from_slice(&text)
+            .map_err(|e| Error::format(path, format!("ffprobe says what cannot be read ({e})"), REPAIR))?;
+        let Some(stream) = found.streams.first() else {
+            return Err(Error::format(path, "has no picture, only sound or text", "leave it out"));
+        };
+        let seconds = |text: &Option<String>| text.as_ref().and_then(|t| t.parse::<f64>().ok()).filter(|s| *s > 0.0);
+        let container = found.format.and_then(|f| seconds(&f.duration));
+        Ok(Probe { seconds: seconds(&stream.duration).or(container) })
+    }
+
+    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says.
+    ///
+    /// # Errors
+    /// Those of [`Ffmpeg::probe`], and when ffmpeg cannot be started.
+    pub fn frames(&self, path: &Path, sampling: Sampling) -> Result<Frames> {
+        let Probe { seconds } = self.probe(path)?;
+        // `round=up`: a frame of the grid is what was on the screen at its instant, the last that began before it.
+        let (filter, shift, most) = match sampling {
+            Sampling::Fps(fps) => (format!("fps=fps={fps}:round=up"), 0.0, usize::MAX),
+            Sampling::Frames(n) => {
+                let Some(seconds) = seconds else {
+                    let what = "does not say how long it is, and frames are to be spread evenly over it";
+                    return Err(Error::format(path, what, "use --fps, or make it again with `ffmpeg -i OLD NEW.mp4`"));
+                };
+                // Moved by half a step, the middles of n equal parts lie on the grid.
+                let half = seconds / (2 * n) as f64;
+                let micros = (seconds * 1e6).round().max(1.0) as u64;
+                let filter = format!("setpts=PTS+{half:.6}/TB,fps=fps={}/{micros}:round=up", n as u64 * 1_000_000);
+                (filter, half, n)
+            }
+        };
+        self.decode(path, seconds, (filter, shift, most), &[])
+    }
+
+    /// The frame on the screen at a second, no wider than `width`.
+    ///
+    /// # Errors
+    /// As [`Ffmpeg::frames`], and when there is no frame.
+    pub fn still(&self, path: &Path, seconds: f32, width: u32) -> Result<Picture> {
+        self.probe(path)?;
+        let filter = format!("scale='min({width},iw)':-2");
+        let seek: [OsString; 2] = ["-ss".into(), format!("{:.3}", seconds.max(0.0)).into()];
+        let mut frames = self.decode(path, None, (filter, 0.0, 1), &seek)?;
+        let none = || Error::format(path, format!("has no frame at {seconds:.1} s"), REPAIR);
+        frames.next().ok_or_else(none)?.map(|frame| frame.picture)
+    }
+
+    fn decode(
+        &self,
+        path: &Path,
+        whole: Option<f64>,
+        (filter, shift, most): (String, f64, usize),
+        before: &[OsString],
+    ) -> Result<Frames> {
+        let mut command = guarded(&self.ffmpeg);
+        command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"]);
+        command.args(before).args(["-i"]).args(input(path));
+        command.args(["-map", "0:V:0", "-an", "-sn", "-dn", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]);
+        command.arg("-vf").arg(format!("{filter},showinfo=checksum=0")).args(["-fps_mode", "passthrough"]);
+        if most < usize::MAX {
+            command.args(["-frames:v", &most.to_string()]);
+        }
+        command.args(["-f", "image2pipe", "-c:v", "ppm", "-"]).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| absent(&self.ffmpeg, &e))?;
+        let (send, times) = sync_channel(1 << 16);
+        let complaints = Complaints::listen(&mut child, move |line| {
+            if let Some(time) = time_of(line) {
+                // A reader that is gone wants no more times.
+                let _ = send.send(time - shift);
+            }
+        });
+        let out = child.stdout.take().map(BufReader::new);
+        let complaints = Some(complaints);
+        Ok(Frames { path: path.into(), whole, child, out, times, complaints, last: 0.0, frames: 0, kept: vec![] })
+    }
+}
+
+/// Frames of one video as they are decoded. Dropped early, the decoder ends.
+pub struct Frames {
+    path: PathBuf,
+    /// Seconds that the file says it has.
+    whole: Option<f64>,
+    child: Child,
+    /// Absent once all is read.
+    out: Option<BufReader<ChildStdout>>,
+    times: Receiver<f64>,
+    complaints: Option<Complaints>,
+    last: f64,
+    frames: usize,
+    kept: Vec<String>,
+}
+
+impl Frames {
+    /// What ffmpeg complained of in a video that could be read all the same; complete when no frame is left.
+    pub fn complaints(&self) -> &[String] {
+        &self.kept
+    }
+
+    fn read(&mut self) -> Result<Option<Frame>> {
+        let Some(out) = &mut self.out else { return Ok(None) };
+        let read = ppm(out).map_err(|e| match e.kind() {
+            ErrorKind::InvalidData => Error::format(&self.path, format!("{e}"), REPAIR),
+            _ => Error::io("read frames of", &self.path)(e),
+        })?;
+        let Some((width, height, rgb)) = read else { return self.end().map(|()| None) };
+        let picture = Picture::new(width, height, rgb)?;
+        let what = "has frames of which ffmpeg does not say when they are";
+        let time = self.times.recv().ok().filter(|time| time.is_finite());
+        let time = time.ok_or_else(|| Error::format(&self.path, what, REPAIR))?;
+        (self.last, self.frames) = (time, self.frames + 1);
+        Ok(Some(Frame { seconds: time as f32, picture }))
+    }
+
+    /// All frames are read: did the decoder see the whole video?
+    fn end(&mut self) -> Result<()> {
+        self.out = None;
+        let status = self.child.wait().map_err(Error::io("wait for ffmpeg on", &self.path))?;
+        self.kept = self.complaints.take().map(Complaints::all).unwrap_or_default();
+        if !status.success() {
+            return Err(Error::format(&self.path, format!("cannot be decoded{}", said(&self.kept)), REPAIR));
+        }
+        if self.frames == 0 {
+            return Err(Error::format(&self.path, format!("has no frame{}", said(&self.kept)), REPAIR));
+        }
+        let cut = self.whole.filter(|whole| !self.kept.is_empty() && self.last < WHOLE * whole - 1.0);
+        match cut {
+            None => Ok(()),
+            Some(whole) => {
+                let what = format!("breaks off at {:.1} s of {whole:.1}{}", self.last, said(&self.kept));
+                Err(Error::format(&self.path, what, REPAIR))
+            }
+        }
+    }
+}
+
+impl Iterator for Frames {
+    type Item = Result<Frame>;
+
+    fn next(&mut self) -> Option<Result<Frame>> {
+        let read = self.read();
+        if read.is_err() {
+            self.out = None;
+        }
+        read.transpose()
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way nothing of it stays.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a program says on standard error, heard by a thread of its own so that the program never waits for a reader.
+struct Complaints(Option<JoinHandle<Vec<String>>>);
+
+impl Complaints {
+    fn listen(child: &mut Child, mut each: impl FnMut(&str) + Send + 'static) -> Complaints {
+        let Some(err) = child.stderr.take() else { return Complaints(None) };
+        Complaints(Some(std::thread::spawn(move || {
+            let (mut reader, mut line, mut kept) = (BufReader::new(err), vec![], Vec::<String>::new());
+            while matches!(reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line), Ok(n) if n > 0) {
+                let text = String::from_utf8_lossy(&line);
+                each(&text);
+                let complaint = LEVELS.iter().find_map(|level| text.split_once(level)).map(|(_, told)| told.trim());
+                if let Some(told) = complaint
+                    && kept.len() < MOST_LINES
+                    && kept.last().is_none_or(|last| last != told)
+                {
+                    kept.push(told.to_string());
+                }
+                line.clear();
+            }
+            kept
+        })))
+    }
+
+    fn all(self) -> Vec<String> {
+        // A listener that panicked has heard nothing worth telling.
+        self.0.and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+}
+
+/// A program that reads files only, and does not hear the terminal's Ctrl-C, which is ours to answer.
+fn guarded(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]);
+    command
+}
+
+/// A name that is never taken for an option or a protocol.
+fn input(path: &Path) -> [OsString; 1] {
+    let mut name = OsString::from("file:");
+    name.push(path);
+    [name]
+}
+
+fn absent(program: &Path, e: &std::io::Error) -> Error {
+    let what = format!("cannot be started ({e})");
+    let fix =
+        "install it: apt install ffmpeg, brew install ffmpeg, or https://ffmpeg.org; both programs go on the PATH";
+    Error::config(program.display().to_string(), what, fix)
+}
+
+fn said(complaints: &[String]) -> String {
+    complaints.first().map_or(String::new(), |line| format!(" (ffmpeg: {line})"))
+}
+
+/// The time in a line of ffmpeg's filter `showinfo`, which is no number where the frame has none.
+fn time_of(line: &str) -> Option<f64> {
+    let (_, rest) = line.split_once(" pts_time:")?;
+    Some(rest.split_whitespace().next()?.parse().unwrap_or(f64::NAN))
+}
+
+/// Reads one picture `P6 width height 255`; none at the end.
+fn ppm(from: &mut impl BufRead) -> std::io::Result<Option<(u32, u32, Vec<u8>)>> {
+    if from.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let mut header = [0u64; 3];
+    let mut mark = [0; 2];
+    from.read_exact(&mut mark)?;
+    let bad = |what: &str| std::io::Error::new(ErrorKind::InvalidData, format!("a frame on the pipe {what}"));
+    if mark != *b"P6" {
+        return Err(bad("does not begin as one"));
+    }
+    for number in &mut header {
+        let mut digits = vec![];
+        loop {
+            let mut byte = [0];
+            from.read_exact(&mut byte)?;
+            match byte[0] {
+                b'0'..=b'9' if digits.len() < 9 => digits.push(byte[0]),
+                b' ' | b'\n' if digits.is_empty() => {}
+                b' ' | b'\n' => break,
+                _ => return Err(bad("has a size that is no number")),
+            }
+        }
+        *number = digits.iter().fold(0, |n, d| 10 * n + u64::from(d - b'0'));
+    }
+    let [width, height, most] = header;
+    if most != 255 || width * height == 0 || width * height > MOST_PIXELS {
+        return Err(bad(&format!("has {width} x {height} pixels of up to {most}")));
+    }
+    let mut rgb = vec![0; 3 * (width * height) as usize];
+    from.read_exact(&mut rgb)?;
+    Ok(Some((width as u32, height as u32, rgb)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_on_a_pipe_are_read_one_by_one() {
+        let mut bytes = b"P6\n2 1\n255\nabcdef".to_vec();
+        bytes.extend(b"P6\n1 1\n255\nxyz");
+        let mut from = &bytes[..];
+        assert_eq!(ppm(&mut from).unwrap(), Some((2, 1, b"abcdef".to_vec())));
+        assert_eq!(ppm(&mut from).unwrap(), Some((1, 1, b"xyz".to_vec())));
+        assert_eq!(ppm(&mut from).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_before_memory_is_taken() {
+        for bad in
+            ["P5\n1 1\n255\nx", "P6\n0 4\n255\n", "P6\n99999999 9999999\n255\n", "P6\n1 1\n65535\nxxxxxx", "P6\n1"]
+        {
+            assert!(ppm(&mut bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_found_in_what_showinfo_says() {
+        let line = "[Parsed_showinfo_1 @ 0x5] [info] n:   1 pts:      1 pts_time:0.5     pos:      892 fmt:yuv420p";
+        assert_eq!(time_of(line), Some(0.5));
+        assert_eq!(time_of("[info] config in time_base: 1/2"), None);
+    }
+}
