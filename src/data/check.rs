@@ -104,12 +104,16 @@ fn check_dataset(dir: &Path, layout: Layout, summary: &mut Summary, problems: &m
         let mut met = Problems::default();
         let mut listing = layout::read(dir, layout, split, &mut met);
         problems.add_new(met);
-        let of = |parts: &[Part]| parts.iter().position(|part| part.split.is_none_or(|own| own == split));
-        if let (Some(v), Some(t)) = (of(&videos), of(&texts))
-            && let (Some(v), Some(t)) = (videos.get(v), texts.get(t))
+        let [v, t] = [&videos, &texts].map(|parts| parts.iter().find(|part| part.split.is_none_or(|own| own == split)));
+        if let Some(v) = v {
+            listing.fit(layout, &*v.source, |entry| &mut entry.video_id);
+        }
+        if let Some(t) = t {
+            listing.fit(layout, &*t.source, |entry| &mut entry.text_id);
+        }
+        if let (Some(v), Some(t)) = (v, t)
             && !listing.entries.is_empty()
         {
-            listing.fit(layout, &*v.source, &*t.source);
             let (pairs, captions) = resolve(&listing, &*v.source, &*t.source, problems);
             let videos = pairs.iter().map(|pair| pair.video).collect::<HashSet<_>>().len();
             summary.splits.push(SplitSummary { split, pairs: pairs.len(), videos, distinct_captions: captions.len() });

@@ -72,7 +72,8 @@ impl Dataset {
             problems.refuse()?;
             return Err(Error::format(dir, "no features are here", "put them into videos/ and texts/"));
         };
-        listing.fit(layout, &*videos, &*texts);
+        listing.fit(layout, &*videos, |entry| &mut entry.video_id);
+        listing.fit(layout, &*texts, |entry| &mut entry.text_id);
         let (pairs, captions) = resolve(&listing, &*videos, &*texts, &mut problems);
         problems.refuse()?;
         let name = dir.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into());

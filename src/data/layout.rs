@@ -1,6 +1,6 @@
 //! How data sets lie on disk: which text describes which video, in which split.
 //!
-//! A layout is a variant of [`Layout`] and a [`Format`] in a file of its family, which says all that is known of it.
+//! A layout is a variant of [`Layout`] and a `Format` in a file of its family, which says all that is known of it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -188,21 +188,17 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Calls videos and texts by the ids that `videos` and `texts` have, where a layout's are also common in another
-    /// form (`v_abc` as `abc`).
-    pub(crate) fn fit(&mut self, layout: Layout, videos: &dyn TokenSource, texts: &dyn TokenSource) {
+    /// Calls videos or texts by the ids that `source` has, where a layout's are also common in another form (`v_abc` as
+    /// `abc`).
+    pub(crate) fn fit(&mut self, layout: Layout, source: &dyn TokenSource, id_of: impl Fn(&mut Entry) -> &mut String) {
         let other_id = layout.format().other_id;
-        let fit = |id: &mut String, source: &dyn TokenSource| {
+        for id in self.entries.iter_mut().map(id_of) {
             if source.find(id).is_none()
                 && let Some(other) = other_id(id)
                 && source.find(other).is_some()
             {
                 *id = other.to_string();
             }
-        };
-        for entry in &mut self.entries {
-            fit(&mut entry.video_id, videos);
-            fit(&mut entry.text_id, texts);
         }
     }
 }

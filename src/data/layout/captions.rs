@@ -77,7 +77,7 @@ pub fn text_lines(place: &Path, problems: &mut Problems, mut each: impl FnMut(u6
     each_line(place, |line, content| {
         let content = if line == 1 { content.strip_prefix(BOM).unwrap_or(content) } else { content };
         match std::str::from_utf8(content) {
-            Ok(text) if text.is_empty() => {}
+            Ok("") => {}
             Ok(text) => each(line, text, problems),
             Err(_) => {
                 problems.error(place, &format!("line {line}"), "the text is not UTF-8", "save the file as UTF-8");
