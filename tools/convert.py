@@ -1,22 +1,28 @@
 #!/usr/bin/env python3
-"""Turns features in .h5 and .pt files into files that Moviola reads.
+"""Turns features in .h5 and .pt files, and captions in a .pkl, into files that Moviola reads.
 
 Reads
   .h5, .hdf5   one dataset [V, T, D] beside a dataset of V ids, or a group or dataset an id
   .pt, .pth    a dict of id -> tensor, loaded with weights_only=True: pickles of anything else are refused
+  .pkl         captions: a dict of id -> captions, each a string or a list of words, as MSVD's raw-captions.pkl;
+               a pickle that names any class or function is refused before it is called
 Writes
-  a folder of .npy, one an id (default), or one .safetensors whose tensor names are ids
+  a folder of .npy, one an id (default), or one .safetensors whose tensor names are ids;
+  for captions a .json: {"id": ["a caption", ...]}
 
 Examples
   python tools/convert.py test.h5 videos/ --ids vid --features CLIPL_I
   python tools/convert.py clip.pt videos.safetensors --dtype f16
+  python tools/convert.py raw-captions.pkl raw-captions.json
   moviola data convert videos/ native/ --encoder openai/clip-vit-large-patch14
 
-Needs numpy; h5py for .h5, torch for .pt, safetensors for .safetensors.
+Needs numpy; h5py for .h5, torch for .pt, safetensors for .safetensors. Captions need nothing.
 """
 
 import argparse
+import json
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -103,6 +109,54 @@ def from_pt(path):
         yield str(name), value.detach().float().numpy()
 
 
+class Plain(pickle.Unpickler):
+    """Reads dicts, lists and strings; whatever a pickle wants to import is refused, so that it can run nothing."""
+
+    def find_class(self, module, name):
+        raise Refused(f"it names {module}.{name}, which could run code; save a plain dict of id -> captions")
+
+
+def from_pkl(path):
+    """A dict of id -> list of captions, each one string."""
+    with open(path, "rb") as file:
+        try:
+            # Strings of Python 2 are bytes.
+            found = Plain(file, encoding="utf-8").load()
+        except Refused as error:
+            raise Refused(f"{path}: {error}") from error
+        except Exception as error:
+            raise Refused(f"{path}: this is no readable pickle ({type(error).__name__}: {error}); copy it again") from error
+    if not isinstance(found, dict):
+        raise Refused(f"{path}: holds a {type(found).__name__}; expected a dict of id -> captions")
+    captions = {}
+    for name, texts in found.items():
+        if not isinstance(name, str) or not isinstance(texts, (list, tuple)):
+            raise Refused(f"{path}: {name!r}: expected a string and a list of captions")
+        captions[name] = [sentence(path, name, text) for text in texts]
+    return captions
+
+
+def sentence(path, name, text):
+    """One caption from a string or its words."""
+    if isinstance(text, (list, tuple)) and all(isinstance(word, str) for word in text):
+        return " ".join(text)
+    if not isinstance(text, str):
+        raise Refused(f"{path}: {name!r}: a caption is a {type(text).__name__}; expected a string or a list of words")
+    return text
+
+
+def write_json(target, captions):
+    """One file that appears when it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(captions, ensure_ascii=False, indent=0), encoding="utf-8")
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(captions)
+
+
 def proven(path, items, dtype, limit):
     """Yields (id, [T, D] array of the wanted type), checked."""
     numpy = need("numpy", "converting")
@@ -181,20 +235,26 @@ def write_safetensors(target, items):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help=".h5, .hdf5, .pt or .pth")
-    parser.add_argument("target", type=Path, help="a new folder, or a name that ends in .safetensors")
+    parser.add_argument("source", type=Path, help=".h5, .hdf5, .pt, .pth or .pkl")
+    parser.add_argument("target", type=Path, help="a new folder, or a name that ends in .safetensors (.json for .pkl)")
     parser.add_argument("--ids", help="the .h5 dataset of ids (default: the first of %s)" % ", ".join(ID_NAMES))
     parser.add_argument("--features", help="the .h5 dataset [V, T, D], or the dataset in each group")
     parser.add_argument("--dtype", choices=("f16", "f32"), default="f32", help="values as written (default: f32)")
     parser.add_argument("--limit", type=int, help="only so many items")
     options = parser.parse_args()
     try:
+        if options.source.suffix == ".pkl":
+            if options.target.suffix != ".json":
+                raise Refused(f"{options.target}: captions become .json; name such a file")
+            count = write_json(options.target, from_pkl(options.source))
+            print(f"captions of {count} videos -> {options.target}")
+            return 0
         if options.source.suffix in (".h5", ".hdf5"):
             items = from_h5(options.source, options.ids, options.features)
         elif options.source.suffix in (".pt", ".pth"):
             items = from_pt(options.source)
         else:
-            raise Refused(f"{options.source}: expected .h5, .hdf5, .pt or .pth")
+            raise Refused(f"{options.source}: expected .h5, .hdf5, .pt, .pth or .pkl")
         items = proven(options.source, items, options.dtype, options.limit)
         write = write_safetensors if options.target.suffix == ".safetensors" else write_npy
         count = write(options.target, items)

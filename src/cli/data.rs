@@ -25,7 +25,8 @@ enum What {
 A data set is a folder:
   videos/          token files of videos: .npy or .npz a video, .safetensors, or native shards
   texts/           token files of texts, the same
-  captions.jsonl   {\"text_id\", \"video_id\", \"caption\", \"split\"} a line (or the MSR-VTT files)
+  captions.jsonl   {\"text_id\", \"video_id\", \"caption\", \"split\"} a line, or the files of MSR-VTT,
+                   MSVD, VATEX, ActivityNet Captions, DiDeMo or LSMDC as they are published (docs/layouts.md)
 
 Example:
   moviola data check msrvtt")]

@@ -3,7 +3,7 @@
 pub mod clips;
 
 use super::data::Dtype;
-use super::split::layout;
+use super::split::{layout, layout_help};
 use super::{Common, STOP, device, output, progress};
 use crate::data::files::each_line;
 use crate::data::shard_writer::{ShardOptions, ShardWriter};
@@ -59,8 +59,7 @@ struct Texts {
     encoder: PathBuf,
     #[command(flatten)]
     source: Source,
-    /// How the data set is laid out; found out when left out.
-    #[arg(long, value_name = "LAYOUT", conflicts_with = "lines")]
+    #[arg(long, value_name = "LAYOUT", conflicts_with = "lines", help = layout_help())]
     layout: Option<String>,
     /// Where the tokens go; the data set's own texts/ when left out.
     #[arg(long, value_name = "DIR")]

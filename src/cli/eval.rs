@@ -51,8 +51,7 @@ struct RetrievalArgs {
     /// Folder with captions and token files.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// native, msrvtt-1ka or msrvtt-full. Found out when left out.
-    #[arg(long, value_name = "LAYOUT")]
+    #[arg(long, value_name = "LAYOUT", help = super::split::layout_help())]
     layout: Option<String>,
     /// train, val or test.
     #[arg(long, default_value = "test")]

@@ -10,8 +10,7 @@ pub struct DataArgs {
     /// Folder with captions and token files; see `moviola data check --help`.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// How the folder is laid out: native, msrvtt-1ka or msrvtt-full. Found out when left out.
-    #[arg(long, value_name = "LAYOUT")]
+    #[arg(long, value_name = "LAYOUT", help = layout_help())]
     pub layout: Option<String>,
 }
 
@@ -32,10 +31,14 @@ impl DataArgs {
     }
 }
 
+/// The help of `--layout`, of every command that has it.
+pub fn layout_help() -> String {
+    format!("How the data set is laid out: {}. Found out when left out", Layout::names())
+}
+
 pub fn layout(name: &str) -> Result<Layout> {
     Layout::ALL.into_iter().find(|l| l.name() == name).ok_or_else(|| {
-        let names: Vec<&str> = Layout::ALL.iter().map(|l| l.name()).collect();
-        Error::config("--layout", format!("there is no layout {name:?}"), format!("use one of {}", names.join(", ")))
+        Error::config("--layout", format!("there is no layout {name:?}"), format!("use one of {}", Layout::names()))
     })
 }
 

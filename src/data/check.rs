@@ -94,7 +94,7 @@ pub fn check(path: &Path) -> Report {
 fn check_dataset(dir: &Path, layout: Layout, summary: &mut Summary, problems: &mut Problems) {
     let videos = parts(dir, "videos", summary, problems);
     let texts = parts(dir, "texts", summary, problems);
-    strangers(dir, problems);
+    strangers(dir, layout, problems);
     let splits = layout.splits(dir);
     for split in Split::ALL.into_iter().filter(|split| !splits.contains(split)) {
         problems.info(dir, split.name(), "this split is not here, or has no captions", "nothing, if that is meant");
@@ -102,11 +102,16 @@ fn check_dataset(dir: &Path, layout: Layout, summary: &mut Summary, problems: &m
     let mut listings = Vec::new();
     for split in splits {
         let mut met = Problems::default();
-        let listing = layout::read(dir, layout, split, &mut met);
+        let mut listing = layout::read(dir, layout, split, &mut met);
         problems.add_new(met);
-        let of = |parts: &[Part]| parts.iter().position(|part| part.split.is_none_or(|own| own == split));
-        if let (Some(v), Some(t)) = (of(&videos), of(&texts))
-            && let (Some(v), Some(t)) = (videos.get(v), texts.get(t))
+        let [v, t] = [&videos, &texts].map(|parts| parts.iter().find(|part| part.split.is_none_or(|own| own == split)));
+        if let Some(v) = v {
+            listing.fit(layout, &*v.source, |entry| &mut entry.video_id);
+        }
+        if let Some(t) = t {
+            listing.fit(layout, &*t.source, |entry| &mut entry.text_id);
+        }
+        if let (Some(v), Some(t)) = (v, t)
             && !listing.entries.is_empty()
         {
             let (pairs, captions) = resolve(&listing, &*v.source, &*t.source, problems);
@@ -117,7 +122,7 @@ fn check_dataset(dir: &Path, layout: Layout, summary: &mut Summary, problems: &m
         listings.push((split, listing));
     }
     if listings.iter().all(|(_, listing)| listing.entries.is_empty()) && problems.errors() == 0 {
-        problems.error(dir, "", "no split has captions", "list them in captions.jsonl, or as the layout has them");
+        problems.error(dir, "", "no split has captions", "see docs/layouts.md for what the layout needs");
     }
     leaks(&listings, problems);
     orphans(&videos, &listings, |entry| &entry.video_id, problems);
@@ -187,15 +192,9 @@ fn check_source(source: &dyn TokenSource, problems: &mut Problems) -> SourceSumm
     }
 }
 
-/// Files that no layout knows.
-fn strangers(dir: &Path, problems: &mut Problems) {
-    const KNOWN: [&str; 14] = [
-        layout::CAPTIONS,
-        layout::MSRVTT_TEST,
-        layout::MSRVTT_TRAIN,
-        layout::MSRVTT_VAL,
-        layout::MSRVTT_JSON,
-        layout::MSRVTT_TRAIN_CAPTIONS,
+/// Files that the layout does not know.
+fn strangers(dir: &Path, layout: Layout, problems: &mut Problems) {
+    const KNOWN: [&str; 8] = [
         super::worlds::common::WORLD,
         super::worlds::common::TRUTH,
         super::worlds::common::QUERIES,
@@ -208,8 +207,10 @@ fn strangers(dir: &Path, problems: &mut Problems) {
     match names(dir) {
         Err(error) => problems.add(dir, "", error),
         Ok(names) => {
-            for name in names.iter().filter(|name| !KNOWN.contains(&name.as_str()) && !is_noise(name)) {
-                problems.warning(&dir.join(name), "", "no layout knows this file, it is not read", "remove it");
+            let known = |name: &str| KNOWN.contains(&name) || layout.knows(name) || is_noise(name);
+            for name in names.iter().filter(|name| !known(name)) {
+                let what = format!("the layout {} knows no such file, it is not read", layout.name());
+                problems.warning(&dir.join(name), "", what, "remove it");
             }
         }
     }

@@ -62,7 +62,7 @@ impl Dataset {
     pub fn open(dir: &Path, layout: Option<Layout>, split: Split) -> Result<Self> {
         let layout = layout.map_or_else(|| Layout::detect(dir), Ok)?;
         let mut problems = Problems::default();
-        let listing = layout::read(dir, layout, split, &mut problems);
+        let mut listing = layout::read(dir, layout, split, &mut problems);
         let videos = open_part(dir, "videos", split, &mut problems);
         let texts = open_part(dir, "texts", split, &mut problems);
         if listing.entries.is_empty() && problems.errors() == 0 {
@@ -72,6 +72,8 @@ impl Dataset {
             problems.refuse()?;
             return Err(Error::format(dir, "no features are here", "put them into videos/ and texts/"));
         };
+        listing.fit(layout, &*videos, |entry| &mut entry.video_id);
+        listing.fit(layout, &*texts, |entry| &mut entry.text_id);
         let (pairs, captions) = resolve(&listing, &*videos, &*texts, &mut problems);
         problems.refuse()?;
         let name = dir.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into());

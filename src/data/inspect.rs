@@ -82,8 +82,7 @@ pub(crate) fn dataset_layout(path: &Path) -> Result<Option<Layout>> {
     if !path.exists() {
         return Err(Error::format(path, "this does not exist", "name a data set, a folder of features or a file"));
     }
-    let marked = [layout::CAPTIONS, layout::MSRVTT_TEST, layout::MSRVTT_JSON];
-    match path.is_dir() && marked.iter().any(|name| path.join(name).exists()) {
+    match Layout::any(path) {
         true => Layout::detect(path).map(Some),
         false => Ok(None),
     }
