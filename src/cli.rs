@@ -10,13 +10,16 @@ mod doctor;
 mod encode;
 mod eval;
 mod explain;
+mod index;
 mod output;
 mod plan;
 mod progress;
+mod query;
 mod score;
 mod search;
 mod settings;
 mod split;
+mod stills;
 mod train;
 
 use crate::engine::op::Precision;
@@ -45,6 +48,8 @@ Examples:
   moviola train --data world --model token-interaction --out run
   moviola eval retrieval --model run --data world
   moviola search --model run --data world --caption event7
+  moviola index clips --encoder clip-vit-base-patch32 --out library
+  moviola search 'a dog jumps into a lake' --index library --out hits.html
   moviola doctor                                          what this machine can do";
 
 /// What `--precision` takes.
@@ -93,6 +98,7 @@ enum Command {
     Explain(explain::Explain),
     Data(data::Data),
     Encode(encode::Encode),
+    Index(index::IndexCommand),
     Claims(claims::Claims),
     Bench(bench::Bench),
     Plan(plan::PlanCommand),
@@ -144,6 +150,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Explain(c) => c.run(common),
         Command::Data(c) => c.run(common),
         Command::Encode(c) => c.run(common),
+        Command::Index(c) => c.run(common),
         Command::Claims(c) => c.run(common),
         Command::Bench(c) => c.run(common),
         Command::Plan(c) => c.run(common),

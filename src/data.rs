@@ -12,6 +12,7 @@ pub mod ffmpeg;
 pub mod files;
 pub mod folder;
 pub mod generated;
+pub mod index;
 pub mod inspect;
 pub mod journal;
 pub mod layout;

@@ -7,6 +7,7 @@ pub mod chunks;
 pub mod evidence;
 pub mod folder;
 pub mod mean_pool;
+pub mod moments;
 pub mod perturb;
 pub mod plans;
 pub mod random_batch;
@@ -18,6 +19,7 @@ pub mod tiles;
 pub mod timing;
 pub mod token_interaction;
 pub mod views;
+pub mod zero_shot;
 
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::contrast::Contrast;

@@ -12,6 +12,7 @@ pub mod points;
 pub mod report;
 pub mod rows;
 pub mod shares;
+pub mod strip;
 mod svg;
 pub mod table;
 pub mod timeline;

@@ -3,14 +3,17 @@
 
 pub mod figures;
 
+use super::query::{self, FromIndex, Query};
 use super::split::{DataArgs, split};
+use super::stills::stills;
 use super::{Common, STOP, device, output};
-use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{file, mean_sd};
+use crate::models::moments::moments;
 use crate::models::perturb::Perturbation;
 use crate::models::scorer::{Explanation, Scorer};
 use crate::models::stability::{Kind, Stability, stability};
+use crate::picture::strip::Still;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -22,22 +25,28 @@ Examples:
   moviola explain --model run --data world --text video576#0 --out why.html
   moviola explain --model run --data world --text video576#0 --video video577 --out why.svg
   moviola explain --model run --data world --text video576#0 --draws 64 --json
+  moviola explain 'a dog jumps into a lake' --index library --video clip7 --out why.html
 
 The picture has what the model knows: relevance over time, the token × frame map, shares of experts, the score of the
 background alone, and the scores of the video with frames dropped, jittered, at another speed, and in reverse.")]
 pub struct Explain {
-    /// Model folder.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    /// A sentence, for a video of an index.
+    #[arg(value_name = "SENTENCE", requires = "index", conflicts_with_all = ["model", "data", "text"])]
+    sentence: Option<String>,
     #[command(flatten)]
-    data: DataArgs,
+    index: Option<FromIndex>,
+    /// Model folder.
+    #[arg(long, value_name = "DIR", requires = "data", required_unless_present = "index")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    data: Option<DataArgs>,
     /// train, val or test.
     #[arg(long, default_value = "test")]
     split: String,
     /// Id of the text.
-    #[arg(long, value_name = "ID")]
-    text: String,
-    /// Id of the video; the text's own when left out.
+    #[arg(long, value_name = "ID", required_unless_present = "index")]
+    text: Option<String>,
+    /// Id of the video; the text's own when left out, which only a data set knows.
     #[arg(long, value_name = "ID")]
     video: Option<String>,
     /// Where the picture goes: .svg, or .html for a page.
@@ -53,6 +62,8 @@ pub struct Explain {
 
 /// More frames than this are counted and not listed on a terminal.
 const MOST_TOLD: usize = 24;
+/// Frames of a video that are shown.
+const STILLS: usize = 12;
 
 /// An explanation with names and times.
 #[derive(Serialize)]
@@ -83,6 +94,9 @@ pub struct Shown {
     pub background_score: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stability: Option<Stable>,
+    /// Frames to look at, and whether each stands out.
+    #[serde(skip)]
+    stills: Vec<(Still, bool)>,
 }
 
 /// Scores of the video under perturbations.
@@ -135,11 +149,58 @@ impl Explain {
             let what = format!("{} is neither .svg nor .html", self.out.as_deref().unwrap_or(Path::new("")).display());
             return Err(Error::config("--out", what, "name a picture FILE.svg or a page FILE.html"));
         }
-        let data = self.data.open(split(&self.split)?)?;
+        let shown = match (&self.sentence, &self.index) {
+            (Some(sentence), Some(index)) => self.of_index(common, sentence, index)?,
+            _ => self.of_data(common)?,
+        };
+        if let Some(out) = &self.out {
+            if kind == Some("html") {
+                shown.report()?.write(out)?;
+            } else {
+                file::replace(out, shown.svg()?.as_bytes())?;
+            }
+            output::note(common, format!("picture: {}", out.display()));
+        }
+        output::result(common, &shown, || shown.told())
+    }
+
+    /// A sentence and a video of an index, with frames of the video if there is to be a picture.
+    fn of_index(&self, common: &Common, sentence: &str, from: &FromIndex) -> Result<Shown> {
+        let Some(id) = &self.video else {
+            let fix = format!("name one that `moviola search {sentence:?} --index {}` finds", from.index.display());
+            return Err(Error::config("--video", "is missing", fix));
+        };
+        let query = Query::open(common, from, sentence)?;
+        let index = &query.index;
+        let Some(video) = index.videos.find(id) else {
+            let what = format!("there is no video {id:?} in {}", from.index.display());
+            return Err(Error::config("--video", what, "look at the ids with `moviola search`"));
+        };
+        let mut scorer = query.scorer(common, vec![video])?;
+        let mut shown = explain(&mut scorer, (0, 0), (query::NAME, id), sentence)?;
+        shown.words = vec!["sentence".into()];
+        if self.out.is_some() {
+            let found = moments(&shown.seconds, &shown.similarity.concat(), index.lasts());
+            let n = shown.seconds.len();
+            let taken: Vec<f32> =
+                (0..n.min(STILLS)).map(|i| shown.seconds[(2 * i + 1) * n / (2 * n.min(STILLS))]).collect();
+            let within = |second: f64| found.iter().any(|m| f64::from(m.begin) <= second && second < f64::from(m.end));
+            let stills = stills(common, index, video, &taken);
+            shown.stills = stills.into_iter().map(|still| (within(still.second), still)).map(|(m, s)| (s, m)).collect();
+        }
+        Ok(shown)
+    }
+
+    fn of_data(&self, common: &Common) -> Result<Shown> {
+        let (Some(model), Some(from), Some(text)) = (&self.model, &self.data, &self.text) else {
+            let what = "nothing to explain is given";
+            return Err(Error::config("explain", what, "give a sentence and --index, or --model, --data and --text"));
+        };
+        let data = from.open(split(&self.split)?)?;
         let backend = device::open(common)?;
-        let pair = data.pairs.iter().find(|p| data.texts.ids()[p.text] == self.text).ok_or_else(|| {
-            let fix = format!("look at the ids with `moviola data inspect {}`", self.data.data.display());
-            Error::config("--text", format!("no text {:?} in the {} split", self.text, self.split), fix)
+        let pair = data.pairs.iter().find(|p| data.texts.ids()[p.text] == *text).ok_or_else(|| {
+            let fix = format!("look at the ids with `moviola data inspect {}`", from.data.display());
+            Error::config("--text", format!("no text {text:?} in the {} split", self.split), fix)
         })?;
         let video = match &self.video {
             None => pair.video,
@@ -152,9 +213,9 @@ impl Explain {
             })?,
         };
         let caption = data.caption(pair).to_string();
-        let mut scorer =
-            Scorer::open(&self.model, (&*data.texts, vec![pair.text]), (&*data.videos, vec![video]), backend)?;
-        let mut shown = explain(&mut scorer, &data, (0, pair.text), (0, video), &caption)?;
+        let mut scorer = Scorer::open(model, (&*data.texts, vec![pair.text]), (&*data.videos, vec![video]), backend)?;
+        let names = (data.texts.ids()[pair.text].as_str(), data.videos.ids()[video].as_str());
+        let mut shown = explain(&mut scorer, (0, 0), names, &caption)?;
         if self.draws > 0 {
             let (tokens, times) = scorer.video(0)?;
             drop(scorer);
@@ -162,34 +223,25 @@ impl Explain {
             let how = Perturbation::default();
             let (text, kinds) = ((&*data.texts, pair.text), Kind::of(&how));
             let drawn = (self.draws, self.seed);
-            let of = stability(&self.model, text, (&tokens, &times), &kinds, drawn, backend, &STOP)?;
+            let of = stability(model, text, (&tokens, &times), &kinds, drawn, backend, &STOP)?;
             shown.stability = Some(Stable::new(of, how, drawn));
         }
-        if let Some(out) = &self.out {
-            if kind == Some("html") {
-                shown.report()?.write(out)?;
-            } else {
-                file::replace(out, shown.svg()?.as_bytes())?;
-            }
-            output::note(common, format!("picture: {}", out.display()));
-        }
-        output::result(common, &shown, || shown.told())
+        Ok(shown)
     }
 }
 
-/// Explains one pair; texts and videos are given as (position in the scorer, position in the source).
+/// Explains the pair at these positions (text, video) of the scorer, with the names of both.
 pub fn explain(
     scorer: &mut Scorer,
-    data: &Dataset,
-    text: (usize, usize),
-    video: (usize, usize),
+    (text, video): (usize, usize),
+    names: (&str, &str),
     caption: &str,
 ) -> Result<Shown> {
-    let e: Explanation = scorer.explain(text.0, video.0)?;
-    let (_, seconds) = scorer.video(video.0)?;
+    let e: Explanation = scorer.explain(text, video)?;
+    let (_, seconds) = scorer.video(video)?;
     Ok(Shown {
-        text: data.texts.ids()[text.1].clone(),
-        video: data.videos.ids()[video.1].clone(),
+        text: names.0.into(),
+        video: names.1.into(),
         caption: caption.into(),
         model: scorer.config().model.clone(),
         score: e.score,
@@ -204,6 +256,7 @@ pub fn explain(
         word_weights: e.word_weights,
         relevance: e.relevance,
         stability: None,
+        stills: vec![],
     })
 }
 

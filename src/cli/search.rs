@@ -1,5 +1,8 @@
 //! `search`: the videos for a text, or the texts for a video.
 
+mod sentence;
+
+use super::query::FromIndex;
 use super::split::{DataArgs, split};
 use super::{Common, STOP, device, output};
 use crate::data::Dataset;
@@ -15,13 +18,23 @@ use std::path::PathBuf;
 Examples:
   moviola search --model run --data msrvtt --text ret7          by a text's id
   moviola search --model run --data msrvtt --caption 'a man is' by the first caption with these words in a row
-  moviola search --model run --data msrvtt --video video7020    the texts for a video")]
+  moviola search --model run --data msrvtt --video video7020    the texts for a video
+  moviola search 'a dog jumps into a lake' --index library      videos, and when in them, by words of your own
+  moviola search 'a goal' --index library --out hits.html       the same, with frames to look at")]
 pub struct Search {
-    /// Model folder.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    /// What to look for in an index.
+    #[arg(value_name = "SENTENCE", requires = "index", conflicts_with_all = ["model", "data", "text", "caption", "video"])]
+    sentence: Option<String>,
     #[command(flatten)]
-    data: DataArgs,
+    index: Option<FromIndex>,
+    /// A page with the hits' frames, FILE.html.
+    #[arg(long, value_name = "FILE", requires = "index")]
+    out: Option<PathBuf>,
+    /// Model folder.
+    #[arg(long, value_name = "DIR", requires = "data", required_unless_present = "index")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    data: Option<DataArgs>,
     /// train, val or test.
     #[arg(long, default_value = "test")]
     split: String,
@@ -33,7 +46,7 @@ pub struct Search {
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct Query {
     /// Id of the text to search with.
     #[arg(long, value_name = "ID")]
@@ -69,17 +82,24 @@ impl Search {
         if self.top == 0 {
             return Err(Error::config("--top", "is 0", "ask for one or more"));
         }
-        let data = self.data.open(split(&self.split)?)?;
+        if let (Some(sentence), Some(index)) = (&self.sentence, &self.index) {
+            return sentence::search(common, index, sentence, self.top, self.out.as_deref());
+        }
+        let (Some(model), Some(from)) = (&self.model, &self.data) else {
+            let what = "nothing to look in is given";
+            return Err(Error::config("search", what, "give a sentence and --index, or --model, --data and a query"));
+        };
+        let data = from.open(split(&self.split)?)?;
         let backend = device::open(common)?;
         let gallery = data.gallery();
         let text_items: Vec<usize> = data.pairs.iter().map(|p| p.text).collect();
-        let pair = self.pair(&data)?;
+        let pair = self.pair(&data, from)?;
         let to_video = self.query.video.is_none();
         let (texts, videos) = match to_video {
             true => (vec![text_items[pair]], gallery),
             false => (text_items, vec![data.pairs[pair].video]),
         };
-        let mut scorer = Scorer::open(&self.model, (&*data.texts, texts), (&*data.videos, videos.clone()), backend)?;
+        let mut scorer = Scorer::open(model, (&*data.texts, texts), (&*data.videos, videos.clone()), backend)?;
         let mut scores: Vec<(usize, f32)> = vec![];
         scorer.score_all(
             |tile| {
@@ -114,9 +134,9 @@ impl Search {
     }
 
     /// The pair that the query names: its text is the query, or its video.
-    fn pair(&self, data: &Dataset) -> Result<usize> {
+    fn pair(&self, data: &Dataset, from: &DataArgs) -> Result<usize> {
         let unknown = |key: &str, value: &str| {
-            let fix = format!("look at the ids with `moviola data inspect {}`", self.data.data.display());
+            let fix = format!("look at the ids with `moviola data inspect {}`", from.data.display());
             Error::config(key, format!("nothing in the {} split matches {value:?}", self.split), fix)
         };
         let found = |key: &str, value: &str, at: Option<usize>| at.ok_or_else(|| unknown(key, value));

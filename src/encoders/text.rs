@@ -69,6 +69,29 @@ impl TextEncoder {
         Ok(TextEncoder { tokenizer, architecture, executor, pieces, identity: checkpoint.identity() })
     }
 
+    /// Whether a checkpoint holds what [`TextEncoder::open`] needs, without taking memory for it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(checkpoint: &Checkpoint) -> Result<()> {
+        let architecture = architecture::text(checkpoint)?;
+        Tokenizer::open(checkpoint.dir(), architecture.longest().max(3), architecture.vocabulary()).map(|_| ())
+    }
+
+    /// Encodes one text.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::encode`].
+    pub fn encode_one(&mut self, text: &str) -> Result<Encoded> {
+        let (mut one, never) = (None, AtomicBool::new(false));
+        let keep = |_: usize, encoded: Encoded| {
+            one = Some(encoded);
+            Ok(())
+        };
+        self.encode(&[text], keep, &never)?;
+        one.ok_or(Error::Stopped)
+    }
+
     /// Width of tokens and sentence vectors.
     pub fn dim(&self) -> usize {
         self.architecture.dim()

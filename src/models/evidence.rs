@@ -54,7 +54,10 @@ impl Explanation {
         if !outputs.has("relevance") {
             return Ok(e);
         }
-        e.word_weights = outputs.f32("word_log_weights")?[..e.words].iter().map(|w| w.exp()).collect();
+        e.word_weights = match outputs.has("word_log_weights") {
+            true => outputs.f32("word_log_weights")?[..e.words].iter().map(|w| w.exp()).collect(),
+            false => vec![1.0 / e.words.max(1) as f32; e.words],
+        };
         e.relevance = outputs.f32("relevance")?[..frames].to_vec();
         let mix = Mix::read(outputs, frames, kept)?;
         let width = outputs.capacity("words", 1)?;

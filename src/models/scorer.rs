@@ -39,6 +39,20 @@ impl<'a> Scorer<'a> {
         backend: Box<dyn Backend>,
     ) -> Result<Scorer<'a>> {
         let (model, params) = folder::load(dir)?;
+        Scorer::new(model, &params, texts, videos, backend)
+    }
+
+    /// The same for a model that is no folder, with its parameters.
+    ///
+    /// # Errors
+    /// When the features do not fit the model, or when the device has too little memory.
+    pub fn new(
+        model: Box<dyn Model>,
+        params: &[f32],
+        texts: (&'a dyn TokenSource, Vec<usize>),
+        videos: (&'a dyn TokenSource, Vec<usize>),
+        backend: Box<dyn Backend>,
+    ) -> Result<Scorer<'a>> {
         let config = model.config();
         let (text_rows, text_items) = (TextRows::new(texts.0, config)?, texts.1);
         let (video_rows, video_items) = (VideoRows::new(videos.0, config)?, videos.1);
@@ -57,7 +71,9 @@ impl<'a> Scorer<'a> {
         let ctx = backend.ctx();
         let made = graphs.iter().map(|(name, g)| plan(name, g, &states, &ctx)).collect::<Result<Vec<_>>>()?;
         let mut executor = Executor::new(backend, made, states)?;
-        executor.write_state("params", &params)?;
+        if !params.is_empty() {
+            executor.write_state("params", params)?;
+        }
         Ok(Scorer { model, texts: text_rows, videos: video_rows, text_items, video_items, executor, capacity })
     }
 

@@ -75,7 +75,8 @@ impl Example {
             let mut scorer = open(common, &place, &data)?;
             let mut side = |video: usize| -> Result<Side> {
                 let item = *gallery.get(video).ok_or_else(gone)?;
-                let explanation = explain(&mut scorer, &data, (query, pair.text), (video, item), data.caption(&pair))?;
+                let names = (data.texts.ids()[pair.text].as_str(), data.videos.ids()[item].as_str());
+                let explanation = explain(&mut scorer, (query, video), names, data.caption(&pair))?;
                 Ok(Side { explanation, true_background_score: scores.get(video).copied().unwrap_or(f32::NAN) })
             };
             reasons.push(Reasons { model, right: side(right)?, twin: side(twin)? });

@@ -3,6 +3,7 @@
 
 use super::{Shown, StableKind};
 use crate::error::Result;
+use crate::picture::strip::Strip;
 use crate::picture::{Figure, Heat, Report, Rows, Shares, Timeline};
 
 /// How large figures are: by themselves, or two beside each other.
@@ -45,6 +46,7 @@ impl Shown {
 
     fn figures(&self) -> Result<Vec<(Figure, String)>> {
         let all = [
+            self.frames(),
             self.over_time("Relevance over time", Size::Whole, &[]).map(|figure| (figure, self.about_relevance())),
             self.map("Words and frames", Size::Whole)?.map(|figure| (figure, self.about_map())),
             self.experts()?,
@@ -52,6 +54,16 @@ impl Shown {
             self.steadiness(),
         ];
         Ok(all.into_iter().flatten().collect())
+    }
+
+    /// Frames of the video.
+    fn frames(&self) -> Option<(Figure, String)> {
+        if self.stills.is_empty() {
+            return None;
+        }
+        let caption = "Frames of the video, in the order of time; those in a frame of colour lie in a moment that stands \
+                       out for this sentence.";
+        Some((Strip::new("Frames", self.stills.clone()).figure(), caption.into()))
     }
 
     /// Relevance over time, with the foreground that the model found and what is known to be there.

@@ -1,0 +1,64 @@
+//! A sentence against an index: the encoder that both share, and a scorer of the sentence with the index's videos.
+
+use super::{Common, device};
+use crate::data::index::Index;
+use crate::data::tokens::InMemory;
+use crate::encoders::text::{Encoded, TextEncoder};
+use crate::error::{Error, Result};
+use crate::models::scorer::Scorer;
+use crate::models::zero_shot::ZeroShot;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Name of the sentence as a text.
+pub const NAME: &str = "query";
+
+/// The flags that name an index.
+#[derive(Args, Clone)]
+pub struct FromIndex {
+    /// Folder that `moviola index` made.
+    #[arg(long, value_name = "DIR")]
+    pub index: PathBuf,
+    /// Where the index's encoder lies now; where it lay when the index was made, if left out.
+    #[arg(long, value_name = "DIR", requires = "index")]
+    pub encoder: Option<PathBuf>,
+}
+
+/// A sentence that is encoded, and the index that it is asked of.
+pub struct Query {
+    pub index: Index,
+    pub encoder: String,
+    pub encoded: Encoded,
+    text: InMemory,
+}
+
+impl Query {
+    /// # Errors
+    /// When the index or its encoder cannot be opened, or the encoder is not the index's.
+    pub fn open(common: &Common, from: &FromIndex, sentence: &str) -> Result<Query> {
+        if sentence.trim().is_empty() {
+            return Err(Error::config("sentence", "is empty", "say what is to be found"));
+        }
+        let index = Index::open(&from.index)?;
+        let place = from.encoder.as_ref().unwrap_or(&index.encoder);
+        if from.encoder.is_none() && !place.exists() {
+            let what = format!("the encoder of {} is no longer at {}", from.index.display(), place.display());
+            return Err(Error::config("--encoder", what, "say where it is"));
+        }
+        let mut encoder = TextEncoder::open(place, device::open(common)?)?;
+        index.expect(encoder.identity())?;
+        let encoded = encoder.encode_one(sentence)?;
+        let text = ZeroShot::text(&encoded.sentence)?;
+        Ok(Query { index, encoder: encoder.identity().into(), encoded, text })
+    }
+
+    /// A scorer of the sentence with these videos of the index.
+    ///
+    /// # Errors
+    /// As [`Scorer::new`].
+    pub fn scorer(&self, common: &Common, videos: Vec<usize>) -> Result<Scorer<'_>> {
+        let backend = device::open(&Common { quiet: true, ..common.clone() })?;
+        let model = Box::new(ZeroShot::new(self.encoded.sentence.len()));
+        Scorer::new(model, &[], (&self.text, vec![0]), (&*self.index.videos, videos), backend)
+    }
+}

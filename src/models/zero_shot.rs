@@ -1,0 +1,91 @@
+//! Search before anything is trained: tokens of an encoder that puts texts and pictures into one space, as CLIP does.
+
+use super::batch::{TextInputs, VideoInputs};
+use super::{Config, Model, TextSide, VideoSide};
+use crate::data::tokens::{About, InMemory, Tokens};
+use crate::engine::graph::{Graph, Value};
+use crate::engine::op::interact::Interact;
+use crate::engine::op::norm::Unit;
+use crate::engine::op::segment::{SegmentKind, SegmentReduce};
+use crate::engine::parameters::{Parameters, Weights};
+use crate::error::Result;
+
+/// Both temperatures of the soft attention: 1 / 100, the scale at which CLIP's cosines were trained (Radford et al. 2021).
+const TEMPERATURE: f32 = 0.01;
+/// A film of half an hour at two frames a second; longer ones are sampled evenly.
+const MOST_FRAMES: usize = 4096;
+
+/// `S = Σ_t ρ_t c_t` over the cosines `c` of a sentence and the frames, `ρ = softmax(c / τ)`: a soft maximum, so that a
+/// short moment in a long video is found. It has no parameters; [`Interact`] with one word, the sentence itself.
+pub struct ZeroShot {
+    config: Config,
+    parameters: Parameters,
+}
+
+impl ZeroShot {
+    /// For tokens of width `dim` on both sides.
+    pub fn new(dim: usize) -> ZeroShot {
+        let config = Config {
+            model: "zero-shot".into(),
+            text_dim: dim,
+            video_dim: dim,
+            dim,
+            max_words: 1,
+            max_frames: MOST_FRAMES,
+            temperature: TEMPERATURE,
+            relevance_temperature: TEMPERATURE,
+            cba: None,
+        };
+        ZeroShot { config, parameters: Parameters::default() }
+    }
+
+    /// A sentence vector `[dim]` as the text that this model takes.
+    ///
+    /// # Errors
+    /// When it holds what is no number.
+    pub fn text(sentence: &[f32]) -> Result<InMemory> {
+        let tokens = Tokens { rows: 2, dim: sentence.len(), data: [sentence, sentence].concat() };
+        let about = About { sentence: Some(true), ..About::default() };
+        InMemory::new(about, vec![("query".into(), tokens)])
+    }
+
+    fn op(&self) -> Interact {
+        Interact {
+            temperature: self.config.temperature,
+            relevance_temperature: self.config.relevance_temperature,
+            max_words: self.config.max_words as u32 + 1,
+            max_frames: self.config.max_frames as u32,
+            kept: 0,
+        }
+    }
+
+    fn operands(text: &TextSide, video: &VideoSide) -> [Value; 11] {
+        let none = Value::ABSENT;
+        let (words, frames) = ((text.tensors[0], text.inputs.segments), (video.tensors[0], video.inputs.segments));
+        [words.0, words.1, none, frames.0, frames.1, none, none, none, none, none, none]
+    }
+}
+
+impl Model for ZeroShot {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+    fn text(&self, g: &mut Graph, _: &Weights, text: &TextInputs) -> Result<Vec<Value>> {
+        Ok(vec![g.apply(Unit, &[text.words])?])
+    }
+    fn video(&self, g: &mut Graph, _: &Weights, video: &VideoInputs) -> Result<Vec<Value>> {
+        Ok(vec![g.apply(Unit, &[video.frames])?])
+    }
+    fn scores(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Value> {
+        g.apply(self.op(), &Self::operands(text, video))
+    }
+    fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
+        let outs = g.apply_all(self.op(), &Self::operands(text, video))?;
+        let frames = video.tensors[0];
+        let pooled = g.apply(SegmentReduce { kind: SegmentKind::Mean, tail: 0 }, &[frames, video.inputs.segments])?;
+        Ok(vec![("words", text.tensors[0]), ("frames", frames), ("relevance", outs[2]), ("pooled", pooled)])
+    }
+}
