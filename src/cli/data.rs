@@ -4,8 +4,9 @@ use super::{Common, STOP, output, progress};
 use crate::data::generated::{Lengths, MsrvttOptions, make_msrvtt};
 use crate::data::sink::OutputFormat;
 use crate::data::worlds;
+use crate::data::worlds::rendered::{Ffmpeg, Rendered, Written};
 use crate::data::{ConvertOptions, Inspection, Kind, Report, Severity, TokenDtype, check, convert, inspect};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, bytes};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -44,7 +45,8 @@ Example:
 Examples:
   moviola data world --out world --train 1024 --seed 7
   moviola data world --name spurious-background --out s1 --set beta=4 --set rho_train=0.9
-  moviola data world --name temporal-order --generator held-out --out s3")]
+  moviola data world --name temporal-order --generator held-out --out s3
+  moviola data world --name rendered --out clips --set width=160 --set rho=1    videos, by ffmpeg")]
     World(World),
     /// Make token files for the real MSR-VTT 1k-A lists, from the words of their captions.
     #[command(after_help = "Example:\n  moviola data msrvtt --lists lists/ --out msrvtt --format npy --dtype f32")]
@@ -211,16 +213,34 @@ impl Convert {
 impl World {
     fn run(&self, common: &Common) -> Result<()> {
         let world = worlds::World::with(&self.name, self.parameters()?)?;
+        if let worlds::World::Rendered(world) = &world {
+            return self.render(world, common);
+        }
         world.write(&self.out)?;
         let next = format!("moviola train --data {} --out run", self.out.display());
         output::result(common, &world, || format!("wrote {}\nnext: {next}", self.out.display()))
+    }
+
+    fn render(&self, world: &Rendered, common: &Common) -> Result<()> {
+        let bar = progress::bar(common, "clips", 0);
+        let told = |done: usize, all: usize| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        };
+        let written = Ffmpeg::find().and_then(|ffmpeg| world.write(&self.out, &ffmpeg, &told, &STOP));
+        bar.finish_and_clear();
+        if matches!(written, Err(Error::Stopped)) {
+            output::note(common, "nothing was written: a world is written whole; run the same command again");
+        }
+        let written = written?;
+        output::result(common, &written, || rendered(&written))
     }
 
     /// What differs from the world's defaults.
     fn parameters(&self) -> Result<Map<String, Value>> {
         let mut parameters = Map::new();
         // The test of a benchmark is a gallery.
-        let test = if self.name == "simple" { "test" } else { "gallery" };
+        let test = if ["simple", "rendered"].contains(&self.name.as_str()) { "test" } else { "gallery" };
         let numbers = [("train", self.train), ("val", self.val), (test, self.test), ("dim", self.dim)];
         let numbers = numbers.map(|(key, value)| (key, value.map(Value::from)));
         let others = [
@@ -265,6 +285,23 @@ impl Msrvtt {
         make_msrvtt(&self.lists, &self.out, &options)?;
         output::result(common, &options, || format!("wrote {}", self.out.display()))
     }
+}
+
+fn rendered(w: &Written) -> String {
+    let mut lines = vec![
+        format!(
+            "wrote {}: {} clips to train on, {} and {} to validate and test",
+            w.out.display(),
+            w.train,
+            w.val,
+            w.test
+        ),
+        format!("  tests/adv: {} clips before another shape's favourite background", w.adv),
+        format!("  {:.0} s of video by {}, {}", w.seconds, w.encoder, bytes(w.bytes)),
+        format!("look at {}; its rows:", w.preview.display()),
+    ];
+    lines.extend(w.shown.iter().map(|(id, caption)| format!("  {id:<14} {caption}")));
+    lines.join("\n")
 }
 
 fn checked(r: &Report) -> String {

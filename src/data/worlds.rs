@@ -8,15 +8,19 @@
 //! A world is a struct of parameters. `train()`, `val()` and `test(…)` make a split in memory with its ground truth
 //! ([`Made`]), `write(dir)` puts all splits into a folder. Splits share atoms, not samples. The same parameters give the
 //! same bits, with any number of threads.
+//!
+//! [`Rendered`] is apart: it makes pixels, videos to encode or to train encoders on.
 
 pub mod common;
 pub mod factors;
 pub mod law;
+pub mod rendered;
 pub mod simple;
 pub mod spurious_background;
 pub mod temporal_order;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,6 +31,7 @@ use crate::error::{Error, Result};
 pub use common::Made;
 pub use factors::Factors;
 pub use law::Generator;
+pub use rendered::Rendered;
 pub use simple::SimpleWorld;
 pub use spurious_background::SpuriousBackground;
 pub use temporal_order::TemporalOrder;
@@ -39,10 +44,12 @@ pub enum World {
     SpuriousBackground(SpuriousBackground),
     Factors(Factors),
     TemporalOrder(TemporalOrder),
+    Rendered(Rendered),
 }
 
 impl World {
-    pub const NAMES: [&str; 4] = ["simple", spurious_background::NAME, factors::NAME, temporal_order::NAME];
+    pub const NAMES: [&str; 5] =
+        ["simple", spurious_background::NAME, factors::NAME, temporal_order::NAME, rendered::NAME];
 
     /// The world `name` with its default parameters, except those that are given.
     ///
@@ -58,6 +65,7 @@ impl World {
             spurious_background::NAME => fill(parameters).map(Self::SpuriousBackground),
             factors::NAME => fill(parameters).map(Self::Factors),
             temporal_order::NAME => fill(parameters).map(Self::TemporalOrder),
+            rendered::NAME => fill(parameters).map(Self::Rendered),
             _ => {
                 let fix = format!("choose one of {}", Self::NAMES.join(", "));
                 Err(Error::config("name", format!("there is no world {name:?}"), fix))
@@ -75,6 +83,10 @@ impl World {
             Self::SpuriousBackground(world) => world.write(dir),
             Self::Factors(world) => world.write(dir),
             Self::TemporalOrder(world) => world.write(dir),
+            Self::Rendered(world) => {
+                let ffmpeg = rendered::Ffmpeg::find()?;
+                world.write(dir, &ffmpeg, &|_, _| {}, &AtomicBool::new(false)).map(drop)
+            }
         }
     }
 }
@@ -86,7 +98,7 @@ mod tests {
     use crate::data::{Dataset, Split, check};
     use serde_json::json;
 
-    /// A small world of each kind.
+    /// A small world of each kind that makes features.
     fn small(seed: u64) -> Vec<World> {
         let gallery = json!({"seed": seed, "train": 30, "val": 6, "gallery": 10, "dim": 16, "generator": "held-out"});
         let factors = json!({"seed": seed, "train": 30, "values": 9, "factor_dim": 8, "dtype": "f32"});

@@ -12,8 +12,8 @@ use crate::error::Result;
 
 /// Both temperatures of the soft attention: 1 / 100, the scale at which CLIP's cosines were trained (Radford et al. 2021).
 const TEMPERATURE: f32 = 0.01;
-/// A film of half an hour at two frames a second; longer ones are sampled evenly.
-const MOST_FRAMES: usize = 4096;
+/// The longest that [`Interact`] takes: four minutes at two frames a second; longer videos are sampled evenly.
+const MOST_FRAMES: usize = 512;
 
 /// `S = Σ_t ρ_t c_t` over the cosines `c` of a sentence and the frames, `ρ = softmax(c / τ)`: a soft maximum, so that a
 /// short moment in a long video is found. It has no parameters; [`Interact`] with one word, the sentence itself.
