@@ -1,0 +1,338 @@
+//! From video files to answers: decoding by ffmpeg, what is broken, what is interrupted, search by a sentence.
+
+use moviola::data::ffmpeg::Ffmpeg;
+use moviola::data::media::Sampling;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs ffmpeg, which `tools/test` installs.
+fn ffmpeg(args: &[&str]) {
+    let out = Command::new("ffmpeg").args(["-v", "error", "-y", "-nostdin"]).args(args).output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// A clip whose n-th frame is grey of level 16 + n: a frame tells its own number.
+fn numbered(path: &Path, seconds: u32, size: &str, more: &[&str]) {
+    let source = format!("color=c=black:s={size}:r=25:d={seconds},geq=lum='16+N':cb=128:cr=128");
+    let path = path.to_str().unwrap();
+    ffmpeg(&[&["-f", "lavfi", "-i", source.as_str()], more, &["-c:v", "libx264", "-qp", "0", path]].concat());
+}
+
+/// The number that a numbered frame tells: greys of limited range are spread over 0 to 255.
+fn number(rgb: &[u8]) -> i64 {
+    (f64::from(rgb[0]) * 219.0 / 255.0).round() as i64
+}
+
+fn frames(path: &Path, sampling: Sampling) -> Vec<(f32, i64, (u32, u32))> {
+    let frames = Ffmpeg::find().unwrap().frames(path, sampling).unwrap();
+    let told = |f: moviola::data::ffmpeg::Frame| (f.seconds, number(&f.picture.rgb), (f.picture.width, f.picture.height));
+    frames.map(|f| told(f.unwrap())).collect()
+}
+
+fn clip_encoder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/encoders/clip")
+}
+
+fn moviola(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_moviola")).args(args).args(["--device", "cpu"]).output().unwrap()
+}
+
+fn json(out: &Output) -> Value {
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out.stdout)))
+}
+
+fn told(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[test]
+fn a_row_is_what_is_on_the_screen_at_its_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let even = dir.path().join("even.mp4");
+    numbered(&even, 4, "64x48", &[]);
+    let found = frames(&even, Sampling::Fps(2.0));
+    let expected: Vec<_> = (0..8).map(|i| (i as f32 / 2.0, i * 25 / 2, (64, 48))).collect();
+    assert_eq!(found, expected);
+    // The middles of four equal parts.
+    let found = frames(&even, Sampling::Frames(4));
+    let expected: Vec<_> = (0..4).map(|i| (i as f32 + 0.5, (25 * i + 12), (64, 48))).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_variable_frame_rate_shows_what_stands_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let uneven = dir.path().join("uneven.mp4");
+    // Frames 0, 60 (2.4 s) and 90 (3.6 s), each standing until the next.
+    numbered(&uneven, 4, "64x48", &["-vf", "select='eq(n,0)+eq(n,60)+gte(n,90)'", "-fps_mode", "vfr"]);
+    let found: Vec<_> = frames(&uneven, Sampling::Fps(1.0)).into_iter().map(|f| (f.0, f.1)).collect();
+    assert_eq!(found, [(0.0, 0), (1.0, 0), (2.0, 0), (3.0, 60)]);
+}
+
+#[test]
+fn turned_and_odd_pictures_come_as_a_player_shows_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (odd, turned) = (dir.path().join("odd.mkv"), dir.path().join("turned.mp4"));
+    numbered(&odd, 1, "65x33", &["-pix_fmt", "yuv444p"]);
+    assert!(frames(&odd, Sampling::Fps(5.0)).iter().all(|f| f.2 == (65, 33)));
+    let flat = dir.path().join("flat.mp4");
+    numbered(&flat, 1, "64x32", &[]);
+    let rotated: &[&str] = &["-display_rotation", "90", "-i", flat.to_str().unwrap(), "-c", "copy", turned.to_str().unwrap()];
+    let old: &[&str] =
+        &["-i", flat.to_str().unwrap(), "-c", "copy", "-metadata:s:v", "rotate=90", turned.to_str().unwrap()];
+    // The option is that of ffmpeg 6 and later, the metadata that of those before.
+    let new = Command::new("ffmpeg").args(["-v", "error", "-y", "-nostdin"]).args(rotated).status().unwrap();
+    if !new.success() {
+        ffmpeg(old);
+    }
+    assert!(frames(&turned, Sampling::Fps(5.0)).iter().all(|f| f.2 == (32, 64)));
+}
+
+/// Files that are no whole videos, and what is said of each.
+fn broken(dir: &Path) -> Vec<(&'static str, &'static str)> {
+    let whole = dir.join("whole.tmp.mp4");
+    let path = |name: &str| dir.join(name);
+    ffmpeg(&["-f", "lavfi", "-i", "sine", "-t", "1", path("sound.mp4").to_str().unwrap()]);
+    let source = ["-f", "lavfi", "-i", "testsrc2=s=160x120:r=25", "-t", "8", "-c:v", "libx264", "-pix_fmt", "yuv420p"];
+    ffmpeg(&[&source[..], &["-movflags", "faststart", whole.to_str().unwrap()]].concat());
+    let bytes = fs::read(&whole).unwrap();
+    fs::write(path("cut.mp4"), &bytes[..bytes.len() / 4]).unwrap();
+    fs::write(path("head.mp4"), &bytes[..100]).unwrap();
+    fs::remove_file(whole).unwrap();
+    fs::write(path("empty.mp4"), "").unwrap();
+    fs::write(path("words.mp4"), "these are no pictures").unwrap();
+    fs::write(path("list.mp4"), "#EXTM3U\n#EXTINF:10,\nclip0.mp4\n").unwrap();
+    vec![
+        ("sound.mp4", "no picture"),
+        ("cut.mp4", "breaks off at"),
+        ("head.mp4", "no video"),
+        ("empty.mp4", "no video"),
+        ("words.mp4", "no video"),
+        ("list.mp4", "no video"),
+    ]
+}
+
+#[test]
+fn a_broken_video_costs_itself_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let clips = dir.path().join("clips");
+    fs::create_dir(&clips).unwrap();
+    for i in 0..3 {
+        numbered(&clips.join(format!("clip{i}.mp4")), 1 + i, "48x48", &[]);
+    }
+    let faults = broken(&clips);
+    let out = dir.path().join("out");
+    let encoder = clip_encoder();
+    let run = moviola(&[
+        "encode",
+        "videos",
+        clips.to_str().unwrap(),
+        "--encoder",
+        encoder.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+        "--json",
+    ]);
+    assert_eq!(run.status.code(), Some(1), "{}", told(&run));
+    let report = json(&run);
+    assert_eq!((report["items"].as_u64(), report["rows"].as_u64()), (Some(3), Some(12)));
+    let failed: Vec<_> =
+        report["failed"].as_array().unwrap().iter().map(|f| (f["file"].as_str().unwrap(), f["what"].as_str().unwrap())).collect();
+    assert_eq!(failed.len(), faults.len(), "{failed:?}");
+    for (file, what) in faults {
+        assert!(failed.iter().any(|(f, w)| *f == file && w.contains(what)), "{file}: {failed:?}");
+    }
+    assert!(told(&run).contains("6 of 9 files"), "{}", told(&run));
+    // What is written is whole, and says where it comes from.
+    let source = moviola::data::open_tokens(&out).unwrap();
+    assert_eq!(source.ids(), ["clip0", "clip1", "clip2"]);
+    assert_eq!(source.timestamps(0).unwrap().to_vec(), [0.0, 0.5]);
+    assert_eq!(source.file(2), Some("clip2.mp4"));
+    assert!(source.provenance().about.origin.as_ref().unwrap().decoder.starts_with("ffmpeg"));
+}
+
+/// The values of all items.
+fn values(dir: &Path) -> Vec<(String, Vec<f32>)> {
+    let source = moviola::data::open_tokens(dir).unwrap();
+    source.ids().iter().enumerate().map(|(i, id)| (id.clone(), source.load(i).unwrap().data)).collect()
+}
+
+#[test]
+fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
+    use moviola::data::journal::Journal;
+    let dir = tempfile::tempdir().unwrap();
+    let clips = dir.path().join("clips");
+    fs::create_dir(&clips).unwrap();
+    for i in 0..4 {
+        numbered(&clips.join(format!("clip{i}.mp4")), 1, "48x48", &["-vf", &format!("lutyuv=y=val+{}", 20 * i)]);
+    }
+    let encoder = clip_encoder();
+    let encode = |out: &Path, more: &[&str]| {
+        let (clips, encoder, out) = (clips.to_str().unwrap(), encoder.to_str().unwrap(), out.to_str().unwrap());
+        moviola(&[&["encode", "videos", clips, "--encoder", encoder, "--out", out, "--json"], more].concat())
+    };
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let run = encode(&whole, &[]);
+    assert!(run.status.success(), "{}", told(&run));
+    let dim = moviola::data::open_tokens(&whole).unwrap().dim();
+    // A run that was killed when two were done, and one of these has changed since.
+    let identity = json(&run)["encoder"].as_str().unwrap().to_string();
+    let mut journal = Journal::open(&broken, dim, &format!("2 frames a second, by {identity}")).unwrap();
+    let stamp = |i: usize| {
+        let of = fs::metadata(clips.join(format!("clip{i}.mp4"))).unwrap();
+        let since = of.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+        format!("{} bytes, {}", of.len(), since.as_nanos())
+    };
+    journal.push("clip1", &stamp(1), &vec![0.25; 2 * dim], vec![0.0, 0.5]).unwrap();
+    journal.push("clip2", "another file", &vec![0.5; 2 * dim], vec![0.0, 0.5]).unwrap();
+    drop(journal);
+    let refused = encode(&broken, &["--fps", "1"]);
+    assert!(!refused.status.success() && told(&refused).contains("2 frames a second"), "{}", told(&refused));
+    let run = encode(&broken, &[]);
+    assert!(run.status.success(), "{}", told(&run));
+    assert_eq!(json(&run)["earlier"], 1);
+    let (expected, found) = (values(&whole), values(&broken));
+    for (e, f) in expected.iter().zip(&found) {
+        assert_eq!(e.0, f.0);
+        // What was done before is taken as it is.
+        if e.0 == "clip1" {
+            assert_eq!(f.1, vec![0.25; 2 * dim]);
+        } else {
+            assert_eq!(e.1, f.1, "{}", e.0);
+        }
+    }
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let clips = dir.path().join("clips");
+    fs::create_dir(&clips).unwrap();
+    numbered(&clips.join("clip00.mp4"), 1, "48x48", &[]);
+    for i in 1..40 {
+        // Every frame differs, so each is encoded.
+        ffmpeg(&["-f", "lavfi", "-i", "testsrc2=s=320x240:r=60", "-t", "8", "-c:v", "mpeg4", clips.join(format!("clip{i:02}.mp4")).to_str().unwrap()]);
+    }
+    let encoder = clip_encoder();
+    let args = ["encode", "videos", clips.to_str().unwrap(), "--encoder", encoder.to_str().unwrap()];
+    let out = dir.path().join("out");
+    let more = ["--out", out.to_str().unwrap(), "--json", "--device", "cpu", "--fps", "60"];
+    let program = env!("CARGO_BIN_EXE_moviola");
+    let mut child = Command::new(program).args(args).args(more).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let journal = dir.path().join(".out.unfinished/journal.jsonl");
+    let lines = || fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+    // The settings and the first video.
+    while lines() < 2 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let asked = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(asked.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let done = lines() - 1;
+    assert!((1..40).contains(&done), "{done} were done");
+    let run = Command::new(program).args(args).args(more).output().unwrap();
+    assert!(run.status.success(), "{}", told(&run));
+    assert_eq!((json(&run)["earlier"].as_u64(), json(&run)["items"].as_u64()), (Some(done as u64), Some(40)));
+}
+
+#[test]
+fn a_sentence_is_looked_for_in_an_index_and_a_hit_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let clips = dir.path().join("clips");
+    fs::create_dir(&clips).unwrap();
+    for (name, source) in [("a", "testsrc2=s=80x60:r=10"), ("b", "mandelbrot=s=80x60:r=10"), ("c/d", "color=red:s=80x60:r=10")] {
+        let path = clips.join(format!("{name}.mp4"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        ffmpeg(&["-f", "lavfi", "-i", source, "-t", "3", "-c:v", "libx264", "-pix_fmt", "yuv420p", path.to_str().unwrap()]);
+    }
+    let (encoder, index) = (clip_encoder(), dir.path().join("library"));
+    let (encoder, index) = (encoder.to_str().unwrap(), index.to_str().unwrap());
+    let run = moviola(&["index", clips.to_str().unwrap(), "--encoder", encoder, "--out", index, "--json"]);
+    assert!(run.status.success(), "{}", told(&run));
+    let page = dir.path().join("hits.html");
+    let asked = "a man is riding";
+    let run = moviola(&["search", asked, "--index", index, "--out", page.to_str().unwrap(), "--json"]);
+    assert!(run.status.success(), "{}", told(&run));
+    let answer = json(&run);
+    let hits = answer["hits"].as_array().unwrap();
+    assert_eq!(hits.len(), 3);
+    let score = |hit: &Value| hit["score"].as_f64().unwrap();
+    assert!(hits.windows(2).all(|pair| score(&pair[0]) >= score(&pair[1])));
+    // The score by its definition, from the library's own pieces.
+    let source = moviola::data::open_tokens(Path::new(index)).unwrap();
+    let backend = moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;
+    let mut text = moviola::encoders::text::TextEncoder::open(Path::new(encoder), backend).unwrap();
+    let sentence: Vec<f64> = text.encode_one(asked).unwrap().sentence.iter().map(|x| f64::from(*x)).collect();
+    for hit in hits {
+        let tokens = source.load(source.find(hit["video_id"].as_str().unwrap()).unwrap()).unwrap();
+        let cosine = |row: &[f32]| {
+            let dot: f64 = row.iter().zip(&sentence).map(|(a, b)| f64::from(*a) * b).sum();
+            let length = |x: f64| x.sqrt();
+            let of_row = length(row.iter().map(|x| f64::from(*x).powi(2)).sum());
+            dot / of_row / length(sentence.iter().map(|x| x * x).sum())
+        };
+        let cosines: Vec<f64> = (0..tokens.rows).map(|r| cosine(tokens.row(r))).collect();
+        let most = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = cosines.iter().map(|c| ((c - most) / 0.01).exp()).collect();
+        let rho: Vec<f64> = weights.iter().map(|w| w / weights.iter().sum::<f64>()).collect();
+        // Words attend with the frames' relevance as their prior, so one direction is sharper than the other.
+        let alpha: Vec<f64> = rho.iter().zip(&weights).map(|(r, w)| r * w).collect();
+        let mean = |by: &[f64]| by.iter().zip(&cosines).map(|(w, c)| w * c).sum::<f64>() / by.iter().sum::<f64>();
+        let expected = 0.5 * (mean(&alpha) + mean(&rho));
+        assert!((score(hit) - expected).abs() < 1e-4, "{hit}: {expected}");
+        let frames: Vec<f64> = hit["frame_scores"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        assert!(frames.iter().zip(&cosines).all(|(a, b)| (a - b).abs() < 1e-4));
+        let moment: Vec<f64> = hit["intervals"][0].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        assert!(0.0 <= moment[0] && moment[0] < moment[1] && moment[1] <= 3.01, "{moment:?}");
+    }
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.matches("data:image/jpeg;base64,").count() >= 12 && html.contains("c/d"));
+    let why = dir.path().join("why.html");
+    let run = moviola(&["explain", asked, "--index", index, "--video", "c/d", "--out", why.to_str().unwrap(), "--json"]);
+    assert!(run.status.success(), "{}", told(&run));
+    assert!(fs::read_to_string(&why).unwrap().contains("data:image/jpeg;base64,"));
+    // Another encoder is refused, and both are named.
+    let other = Path::new(encoder).with_file_name("open-clip");
+    let run = moviola(&["search", asked, "--index", index, "--encoder", other.to_str().unwrap()]);
+    assert!(!run.status.success() && told(&run).contains("by clip@") && told(&run).contains("by open-clip@"), "{}", told(&run));
+    // Videos that are gone cost their frames only.
+    fs::remove_dir_all(&clips).unwrap();
+    let run = moviola(&["search", asked, "--index", index, "--out", page.to_str().unwrap(), "--json"]);
+    assert!(run.status.success() && told(&run).contains("no frames of"), "{}", told(&run));
+}
+
+#[test]
+fn pictures_are_encoded_as_the_library_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (encoder, out) = (clip_encoder(), dir.path().join("out"));
+    let pictures = encoder.join("pictures");
+    let run = moviola(&[
+        "encode",
+        "pictures",
+        pictures.to_str().unwrap(),
+        "--encoder",
+        encoder.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+        "--dtype",
+        "f32",
+        "--json",
+    ]);
+    assert!(run.status.success(), "{}", told(&run));
+    let found = values(&out);
+    let backend = moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;
+    let mut library = moviola::encoders::image::ImageEncoder::open(&encoder, backend).unwrap();
+    let files = (0..found.len()).map(|i| moviola::data::picture::Picture::open(&pictures.join(format!("{i}.png"))));
+    let mut expected = vec![];
+    let keep = |_: usize, vector: &[f32]| {
+        expected.push(vector.to_vec());
+        Ok(())
+    };
+    library.encode(files, keep, &std::sync::atomic::AtomicBool::new(false)).unwrap();
+    assert_eq!(found.into_iter().map(|f| f.1).collect::<Vec<_>>(), expected);
+}
