@@ -122,7 +122,8 @@ impl<P: Iterator<Item = Result<Picture>>> Iterator for Batches<'_, P> {
     }
 }
 
-fn pack(tower: &ClipImage, preprocess: &Preprocess, squares: &[Vec<u8>], slot: &mut SlotWriter) -> Result<()> {
+/// Packs squares into a slot of [`ImageInputs`](super::vision::ImageInputs).
+pub fn pack(tower: &ClipImage, preprocess: &Preprocess, squares: &[Vec<u8>], slot: &mut SlotWriter) -> Result<()> {
     let (rows, values) = (tower.rows(), tower.patch_values());
     slot.count(PATCHES, squares.len() * rows);
     slot.count(IMAGES, squares.len());

@@ -61,7 +61,7 @@ pub fn training(
     let mut g = Graph::new();
     let weights = model.parameters().weights(&mut g)?;
     let flat = gradient(&mut g, model)?;
-    update(&mut g, model, &weights, flat, optimiser)?;
+    update(&mut g, model.parameters(), &weights, flat, optimiser)?;
     Ok([("encode", encode), ("compare", compare), ("pull", pull), ("update", g)])
 }
 

@@ -377,11 +377,8 @@ impl<'a> Trainer<'a> {
                 if !part.is_last() {
                     return Ok(());
                 }
-                let t = *step as i32 + 1;
-                let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;
                 let rate = options.learning_rate(*step, steps);
-                let scalars = [rate, correction(optimiser.beta1), correction(optimiser.beta2), 0.0];
-                slot.f32("scalars")?.copy_from_slice(&scalars);
+                slot.f32("scalars")?.copy_from_slice(&optimiser.scalars(*step, rate));
                 Ok(())
             },
             |(step, part), outputs| {
