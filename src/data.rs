@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod layout;
 pub mod npy;
 pub mod npz;
+pub mod pictures;
 pub mod problem;
 pub mod safetensors;
 pub mod shard;

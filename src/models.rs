@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod cba;
 pub mod chunks;
+pub mod encoded;
 pub mod evidence;
 pub mod folder;
 pub mod mean_pool;

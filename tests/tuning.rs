@@ -1,6 +1,8 @@
 //! Encoders in training: their gradients, what moves and what does not, layers that are computed again, and a small CLIP
 //! from nothing that learns pictures.
 
+use moviola::data::worlds::SimpleWorld;
+use moviola::data::{Dataset, Split};
 use moviola::encoders::architecture::{PIECES, TEXTS, TextArchitecture, TextInputs};
 use moviola::encoders::bert::Bert;
 use moviola::encoders::checkpoint::Checkpoint;
@@ -9,7 +11,7 @@ use moviola::encoders::dual::{Capacity, Dual, SCALE};
 use moviola::encoders::fresh::{self, Sizes, Tower};
 use moviola::encoders::image::ImageEncoder;
 use moviola::encoders::layers::Outline;
-use moviola::encoders::pixels::Picture;
+use moviola::encoders::pixels::{Picture, Preprocess};
 use moviola::encoders::text::TextEncoder;
 use moviola::encoders::tuning::{Tuned, Tuning};
 use moviola::encoders::vision::{ClipImage, IMAGES, PATCHES};
@@ -24,14 +26,17 @@ use moviola::engine::reference::evaluate;
 use moviola::engine::scheduler::plan::{Command, Plan, StateLayout, plan};
 use moviola::engine::tensor::{Counts, HostTensor};
 use moviola::error::Result;
+use moviola::models::encoded::Encoding;
 use moviola::models::plans::Optimiser;
+use moviola::models::{Config, folder};
 use moviola::train::encoder::{EncoderOptions, EncoderRun, EncoderTrainer, Pairs, step};
 use moviola::train::log::{Line, Log};
-use moviola::train::{Event, Summary, TrainOptions};
+use moviola::train::{Event, Run, Summary, TrainOptions, Trainer};
 use safetensors::SafeTensors;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn cpu() -> Box<dyn Backend> {
@@ -318,7 +323,7 @@ impl Pairs for Drawn {
     fn frames(&self, pair: usize) -> usize {
         1 + pair / 8 % 3
     }
-    fn squares(&self, pair: usize, frames: &[usize]) -> Result<Vec<Vec<u8>>> {
+    fn squares(&self, pair: usize, frames: &[usize], _: &Preprocess) -> Result<Vec<Vec<u8>>> {
         Ok(frames.iter().map(|f| picture(pair % 8, self.seed + (3 * pair + f) as u64).rgb).collect())
     }
 }
@@ -546,6 +551,75 @@ fn an_interrupted_run_ends_in_the_same_bits() {
     assert!(!train(&encoder, &broken, 3, &tuning, true, usize::MAX).stopped_early);
     assert!(weights(&whole) == weights(&broken));
     assert_eq!(losses(&whole), losses(&broken));
+}
+
+/// A run of a model with a text encoder in front of it.
+fn joint(dir: &Path, world: &Path, encoder: &Path, tune: Tuning, model: &str, chunk: usize) -> Vec<f32> {
+    let open = |split| Dataset::open_captions(world, None, split).unwrap();
+    let (train, val) = (open(Split::Train), open(Split::Val));
+    let encoding = Arc::new(Encoding::open(encoder, tune, 16.0).unwrap());
+    let (text_dim, video_dim) = (encoding.dim(), train.videos.dim());
+    let config = Config { model: model.into(), text_dim, video_dim, dim: 32, ..Config::default() };
+    let options = TrainOptions { epochs: 4, batch: 16, chunk, learning_rate: 5e-3, ..TrainOptions::default() };
+    let (train, val) = (&train, Some(&val));
+    let run = Run { out: dir, config: &config, options: &options, train, val, resume: false, foreground: None };
+    let mut trainer = Trainer::with_encoder(&run, Some(encoding), cpu(), |_| ()).unwrap();
+    assert!(!trainer.run(&AtomicBool::new(false), |_| ()).unwrap().stopped_early);
+    losses(dir)
+}
+
+#[test]
+fn a_text_encoder_is_trained_along_with_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, world) = (|name: &str| dir.path().join(name), dir.path().join("world"));
+    SimpleWorld { seed: 11, train: 60, val: 12, test: 4, dim: 32, ..SimpleWorld::default() }.write(&world).unwrap();
+    std::fs::remove_dir_all(world.join("texts")).unwrap();
+    let captions: Vec<String> = Dataset::captions_of(&world, None).unwrap().into_iter().map(|(_, text)| text).collect();
+    let encoder = at("fresh");
+    fresh::write(&encoder, &small(), captions.iter().map(String::as_str), 1).unwrap();
+    let before = weights(&encoder);
+    let mut last = vec![];
+    for (tune, model) in [
+        (Tuning::None, "token-interaction"),
+        (Tuning::All, "token-interaction"),
+        (Tuning::Lora(2), "cba"),
+        (Tuning::Last(1), "mean-pool"),
+    ] {
+        let out = at(&format!("{tune}-{model}").replace(':', "-"));
+        let losses = joint(&out, &world, &encoder, tune, model, 0);
+        let ends = [&losses[..4], &losses[losses.len() - 4..]].map(|l| l.iter().sum::<f32>());
+        assert!(ends[1] < ends[0], "{tune}, {model}: {losses:?}");
+        last.push(ends[1]);
+        let after = weights(&out.join("encoder"));
+        let changed = before.iter().filter(|(name, values)| after[*name] != **values).count();
+        // Of a text tower of two layers; pictures' stays as it was.
+        let expected = match tune {
+            Tuning::None => 0,
+            Tuning::All => before.keys().filter(|name| name.starts_with("text_")).count(),
+            Tuning::Lora(_) => 4,
+            Tuning::Last(_) => 16 + 3,
+        };
+        // A bias of keys changes nothing, so rounding alone moves it.
+        assert!(changed <= expected && changed + 2 >= expected, "{tune}, {model}: {changed} of {expected}");
+        let (model, params) = folder::load(&out).unwrap();
+        assert_eq!(params.len() as u64, model.parameters().elements);
+    }
+    assert!(last[1] < last[0], "an encoder that learns helps: {last:?}");
+}
+
+#[test]
+fn a_batch_with_an_encoder_may_be_cut_into_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = dir.path().join("world");
+    SimpleWorld { seed: 12, train: 40, val: 6, test: 4, dim: 32, ..SimpleWorld::default() }.write(&world).unwrap();
+    let encoder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/encoders/roberta");
+    let of = |chunk: usize| {
+        joint(&dir.path().join(chunk.to_string()), &world, &encoder, Tuning::All, "token-interaction", chunk)
+    };
+    let (whole, chunks) = (of(0), of(5));
+    for (a, b) in whole.iter().zip(&chunks).take(4) {
+        assert!((a - b).abs() < 1e-4 * a.abs(), "{whole:?} {chunks:?}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::models::cba::CbaConfig;
 use crate::models::cba::config::{Counterfactual, Quantisation, Routing, Temporal, Trunk};
 use crate::models::{Config, build, rows::TextRows};
 use crate::train::TrainOptions;
+use crate::train::encoder::EncoderOptions;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -17,6 +18,7 @@ use std::path::Path;
 pub struct RunConfig {
     pub model: toml::Table,
     pub train: TrainOptions,
+    pub encoder: EncoderOptions,
     trunk: Option<Trunk>,
     routing: Option<Routing>,
     counterfactual: Option<Counterfactual>,

@@ -1,5 +1,6 @@
 //! Training of both towers of CLIP on pictures and captions: from a checkpoint in Hugging Face layout to another one.
 
+mod pictures;
 mod state;
 
 use super::log::{Line, Log};
@@ -22,6 +23,7 @@ use crate::engine::tensor::Dim;
 use crate::error::{Error, Result};
 use crate::models::plans::{Optimiser, update};
 use crate::random::Random;
+pub use pictures::Pictures;
 use serde::{Deserialize, Serialize};
 pub use state::settings;
 use state::{Settings, State};
@@ -89,8 +91,8 @@ pub trait Pairs: Sync {
     /// How many frames the video has; 1 for a picture.
     fn frames(&self, pair: usize) -> usize;
     /// The frames of these numbers as the tower sees them: `[side, side, 3]` of red, green and blue
-    /// ([`Preprocess::square`]). Called from a thread of its own.
-    fn squares(&self, pair: usize, frames: &[usize]) -> Result<Vec<Vec<u8>>>;
+    /// (what [`Preprocess::square`] makes of pictures). Called from a thread of its own.
+    fn squares(&self, pair: usize, frames: &[usize], tower: &Preprocess) -> Result<Vec<Vec<u8>>>;
 }
 
 /// What a person asks for.
@@ -186,7 +188,7 @@ impl<'a> Prepared<'a> {
         let (mut squares, mut lengths) = (vec![], vec![]);
         for &p in batch {
             let chosen = evenly(self.pairs.frames(p), self.frames);
-            let frames = self.pairs.squares(p, &chosen)?;
+            let frames = self.pairs.squares(p, &chosen, &self.preprocess)?;
             let bytes = 3 * dual.image.image * dual.image.image;
             if frames.is_empty() || frames.len() != chosen.len() || frames.iter().any(|f| f.len() != bytes) {
                 let what = format!("{} frames, not {} of {bytes} bytes each", frames.len(), chosen.len().max(1));
