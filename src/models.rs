@@ -141,6 +141,11 @@ pub trait Model: Send + Sync {
         0
     }
 
+    /// Whether layers that say so are made again on the way back instead of being kept.
+    fn recomputes(&self) -> bool {
+        false
+    }
+
     /// What a training batch's items become, every pair for itself: what is costly and grows with the items. Text i
     /// belongs to video i.
     ///

@@ -607,9 +607,10 @@ fn a_model_and_its_text_encoder_are_trained_together_and_go_apart() {
     ok(&["encode", "texts", "--encoder", &tuned, "--data", &world, "--dtype", "f32", "--device", "cpu", "--quiet"]);
     let of = ["--data", &world, "--split", "val", "--device", "cpu", "--json"];
     let found = json(&[&["eval", "retrieval", "--model", &out], &of[..]].concat());
-    let recall = |side: &str| found[side]["recall_at_1"].as_f64().unwrap();
+    let recall = |side: &str| found[side]["R@1"].as_f64().unwrap();
     let (apart, together) = ((recall("t2v") + recall("v2t")) / 2.0, summary["best_recall_at_1"].as_f64().unwrap());
     assert!((apart - together).abs() < 1e-6, "{apart} and {together}: {found}");
     has(refused(&[&train(&world, &place("x"))[..], &["--encoder", "new", "--model", "cba"]].concat()), &["--encoder"]);
     has(refused(&[&train(&world, &place("x"))[..], &["--encoder", encoder]].concat()), &["--model"]);
+    has(refused(&[&train(&world, &place("x"))[..], &["--set", "encoder.alpha=8"]].concat()), &["--encoder"]);
 }

@@ -1,6 +1,9 @@
 //! Encoders in training: their gradients, what moves and what does not, layers that are computed again, and a small CLIP
 //! from nothing that learns pictures.
 
+#[cfg(feature = "cuda")]
+mod emulation;
+
 use moviola::data::worlds::SimpleWorld;
 use moviola::data::{Dataset, Split};
 use moviola::encoders::architecture::{PIECES, TEXTS, TextArchitecture, TextInputs};
@@ -554,10 +557,17 @@ fn an_interrupted_run_ends_in_the_same_bits() {
 }
 
 /// A run of a model with a text encoder in front of it.
-fn joint(dir: &Path, world: &Path, encoder: &Path, tune: Tuning, model: &str, chunk: usize) -> Vec<f32> {
+fn joint(
+    dir: &Path,
+    world: &Path,
+    encoder: &Path,
+    tune: Tuning,
+    model: &str,
+    (chunk, recompute): (usize, bool),
+) -> Vec<f32> {
     let open = |split| Dataset::open_captions(world, None, split).unwrap();
     let (train, val) = (open(Split::Train), open(Split::Val));
-    let encoding = Arc::new(Encoding::open(encoder, tune, 16.0).unwrap());
+    let encoding = Arc::new(Encoding::open(encoder, tune, 16.0).unwrap().recomputing(recompute));
     let (text_dim, video_dim) = (encoding.dim(), train.videos.dim());
     let config = Config { model: model.into(), text_dim, video_dim, dim: 32, ..Config::default() };
     let options = TrainOptions { epochs: 4, batch: 16, chunk, learning_rate: 5e-3, ..TrainOptions::default() };
@@ -586,7 +596,7 @@ fn a_text_encoder_is_trained_along_with_a_model() {
         (Tuning::Last(1), "mean-pool"),
     ] {
         let out = at(&format!("{tune}-{model}").replace(':', "-"));
-        let losses = joint(&out, &world, &encoder, tune, model, 0);
+        let losses = joint(&out, &world, &encoder, tune, model, (0, false));
         let ends = [&losses[..4], &losses[losses.len() - 4..]].map(|l| l.iter().sum::<f32>());
         assert!(ends[1] < ends[0], "{tune}, {model}: {losses:?}");
         last.push(ends[1]);
@@ -608,18 +618,60 @@ fn a_text_encoder_is_trained_along_with_a_model() {
 }
 
 #[test]
-fn a_batch_with_an_encoder_may_be_cut_into_chunks() {
+fn a_batch_with_an_encoder_may_be_cut_into_chunks_and_its_layers_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let world = dir.path().join("world");
     SimpleWorld { seed: 12, train: 40, val: 6, test: 4, dim: 32, ..SimpleWorld::default() }.write(&world).unwrap();
     let encoder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/encoders/roberta");
-    let of = |chunk: usize| {
-        joint(&dir.path().join(chunk.to_string()), &world, &encoder, Tuning::All, "token-interaction", chunk)
+    let of = |chunk: usize, recompute: bool| {
+        let out = dir.path().join(format!("{chunk}-{recompute}"));
+        joint(&out, &world, &encoder, Tuning::All, "token-interaction", (chunk, recompute))
     };
-    let (whole, chunks) = (of(0), of(5));
-    for (a, b) in whole.iter().zip(&chunks).take(4) {
-        assert!((a - b).abs() < 1e-4 * a.abs(), "{whole:?} {chunks:?}");
+    let whole = of(0, false);
+    for other in [of(5, false), of(0, true), of(5, true)] {
+        for (a, b) in whole.iter().zip(&other).take(4) {
+            assert!((a - b).abs() < 1e-4 * a.abs(), "{whole:?} {other:?}");
+        }
     }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+/// Losses of two steps, with layers that are computed again.
+fn on(backend: Box<dyn Backend>) -> Vec<f32> {
+    let dir = tempfile::tempdir().unwrap();
+    let (encoder, out) = (dir.path().join("fresh"), dir.path().join("out"));
+    fresh_one(&encoder, 1);
+    let (pairs, tuning) =
+        (Drawn { videos: 12, seed: 3 }, EncoderOptions { recompute: true, ..tuning(Tuning::Lora(2)) });
+    let options = TrainOptions { batch: 6, ..options(1) };
+    let run =
+        EncoderRun { encoder: &encoder, out: &out, options: &options, tuning: &tuning, pairs: &pairs, resume: false };
+    EncoderTrainer::new(&run, backend).unwrap().run(&AtomicBool::new(false), |_| ()).unwrap();
+    losses(&out)
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn like_the_cpu(found: &[f32]) {
+    let expected = on(cpu());
+    assert_eq!((expected.len(), found.len()), (2, 2));
+    for (a, b) in expected.iter().zip(found) {
+        assert!((a - b).abs() < 1e-4 * a.abs(), "{expected:?} {found:?}");
+    }
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn steps_are_the_same_by_wgsl() {
+    like_the_cpu(&on(Box::new(moviola::engine::backend::wgpu::Gpu::open(0).unwrap())));
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn steps_are_the_same_by_ptx() {
+    emulation::in_emulation("steps_are_the_same_by_ptx", || {
+        let f32s = moviola::engine::op::Precision::F32;
+        like_the_cpu(&on(Box::new(moviola::engine::backend::cuda::Cuda::open(0, f32s).unwrap())));
+    });
 }
 
 #[test]

@@ -52,6 +52,15 @@ impl RunConfig {
         })
     }
 
+    /// # Errors
+    /// When something is set about an encoder, where there is none.
+    pub fn without_encoder(&self) -> Result<&RunConfig> {
+        match self.encoder == EncoderOptions::default() {
+            true => Ok(self),
+            false => Err(Error::config("encoder", "is set and no encoder is trained", "name one with --encoder")),
+        }
+    }
+
     /// The model's configuration, completed by what the data say.
     pub fn model(&self, data: &Dataset, ablate: &[String]) -> Result<Config> {
         let config = self.sized(&[("text_dim", data.texts.dim()), ("video_dim", data.videos.dim())], ablate)?;
@@ -109,6 +118,7 @@ impl RunConfig {
 /// When a setting is not KEY=VALUE, does not exist, is one of training or one of those sizes.
 pub fn at_sizes(model: &str, settings: &[String], words: usize, frames: usize, dim: usize) -> Result<Config> {
     let mut config = RunConfig::read(None, settings)?;
+    config.without_encoder()?;
     config.model.insert("model".into(), model.into());
     if config.train != TrainOptions::default() {
         let fix = "use --batch for its size; the other settings of [train] do not change a step's work";

@@ -55,7 +55,7 @@ A configuration file has tables; every key can be left out:
   [encoder]
   tune = \"all\"                    none, lora:R, last:N or all; goes behind --tune-encoder
   alpha = 16                      of LoRA, whose matrices count alpha / R times
-  frames = 12                     most of a video
+  frames = 12                     of pictures, most of a video
   recompute = false               layers again on the way back: less memory, a quarter more work
 and, for cba (docs/cba.md says what each does, its default and its range):
   [trunk]           layers heads expansion positions motion standardise mixing pooled
@@ -143,7 +143,7 @@ impl Train {
             config.model.insert("model".into(), toml::Value::String(name.clone()));
         }
         let model = match encoded {
-            None => config.model(train, &self.ablate)?,
+            None => config.without_encoder()?.model(train, &self.ablate)?,
             Some(dim) => config.sized(&[("text_dim", dim), ("video_dim", train.videos.dim())], &self.ablate)?,
         };
         Ok((model, config.train))

@@ -35,6 +35,7 @@ pub struct Encoding {
     /// The checkpoint's values.
     values: Vec<f32>,
     identity: String,
+    recompute: bool,
 }
 
 impl Encoding {
@@ -50,7 +51,12 @@ impl Encoding {
         let special = tokenizer.pieces("")?.ids.len();
         let values = checkpoint.read(tower.parameters(), tower.prefixes())?;
         let identity = format!("{}, {tuning}, alpha {alpha}", checkpoint.identity());
-        Ok(Encoding { checkpoint, tower, tuned, longest, special, values, identity })
+        Ok(Encoding { checkpoint, tower, tuned, longest, special, values, identity, recompute: false })
+    }
+
+    /// Whether its layers are made again on the way back instead of being kept.
+    pub fn recomputing(self, recompute: bool) -> Encoding {
+        Encoding { recompute, ..self }
     }
 
     /// Width of tokens and sentence vectors.
@@ -233,6 +239,9 @@ impl Model for Encoded {
     }
     fn kept(&self) -> usize {
         self.inner.kept()
+    }
+    fn recomputes(&self) -> bool {
+        self.encoding.recompute
     }
     fn represent(&self, g: &mut Graph, w: &Weights, batch: &Batch) -> Result<Represented> {
         let text = self.words(g, w, &batch.text)?;

@@ -2,7 +2,7 @@
 
 use super::batch::{Capacity, TextInputs, VideoInputs};
 use super::{Batch, Model, Stage, Term, TextSide, VideoSide};
-use crate::engine::autodiff::backprop;
+use crate::engine::autodiff::{backprop, backprop_again};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::optim::{AdamW, ClipNorm};
 use crate::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
@@ -113,7 +113,8 @@ fn loss_and_gradient(
     let losses = total(g, &terms)?;
     let one = g.fill(1.0, &[Dim::Fixed(1)])?;
     // Parameters are views of one flat state, so their gradients come as one pack in the same layout.
-    let grads = backprop(g, &[(losses[0].1, one)], &[weights.flat])?;
+    let back = if model.recomputes() { backprop_again } else { backprop };
+    let grads = back(g, &[(losses[0].1, one)], &[weights.flat])?;
     let flat = grads[0].ok_or_else(|| Error::shape("training", "the loss depends on no parameter"))?;
     Ok((losses, flat, weights))
 }

@@ -30,7 +30,8 @@ impl Train {
             return Err(Error::config("--encoder", "new has no words that a model could learn from", fix));
         }
         let options = self.tuning(RunConfig::read(self.config.as_deref(), &self.settings)?.encoder)?;
-        Encoding::open(encoder, options.tune, options.alpha).map(|e| Some(Arc::new(e)))
+        let encoding = Encoding::open(encoder, options.tune, options.alpha)?.recomputing(options.recompute);
+        Ok(Some(Arc::new(encoding)))
     }
 
     /// Whether there is a model to train: one that was asked for, or that a run goes on with.
@@ -76,6 +77,10 @@ impl Train {
             return Ok(named);
         }
         let made = self.out.join(NEW);
+        if made.exists() && !self.resume {
+            let fix = "add --resume to go on with its run, name it as --encoder, or remove it";
+            return Err(Error::format(made, "is there already", fix));
+        }
         if !made.exists() {
             fresh::write(&made, &Sizes::default(), set.pairs.iter().map(|(caption, _)| caption.as_str()), seed)?;
         }
@@ -92,6 +97,8 @@ pub(super) fn train_pictures(train: &Train, common: &Common) -> Result<()> {
         return Err(Error::format(data, "has no frames/", fix));
     }
     let pairs = Pictures(PictureSet::open(data, train.data.layout()?, Split::Train)?);
+    options.check()?;
+    tuning.check()?;
     let encoder = train.checkpoint(&pairs.0, options.seed)?;
     let out = train.out.as_path();
     if options.learning_rate > HIGH && !encoder.starts_with(out) && !matches!(tuning.tune, Tuning::Lora(_)) {
