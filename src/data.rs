@@ -20,6 +20,7 @@ pub mod media;
 pub mod npy;
 pub mod npz;
 pub mod picture;
+pub mod pictures;
 pub mod problem;
 pub mod safetensors;
 pub mod shard;

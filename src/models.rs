@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod cba;
 pub mod chunks;
+pub mod encoded;
 pub mod evidence;
 pub mod folder;
 pub mod mean_pool;
@@ -140,6 +141,11 @@ pub trait Model: Send + Sync {
     /// Experts that a pair keeps of a frame's slots; 0 for all.
     fn kept(&self) -> usize {
         0
+    }
+
+    /// Whether layers that say so are made again on the way back instead of being kept.
+    fn recomputes(&self) -> bool {
+        false
     }
 
     /// What a training batch's items become, every pair for itself: what is costly and grows with the items. Text i

@@ -1,6 +1,7 @@
 //! Training: the loop, its schedule, checkpoints that resume exactly, and the log.
 
 pub mod checkpoint;
+pub mod encoder;
 mod gate;
 pub mod log;
 pub mod options;

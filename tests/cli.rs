@@ -551,3 +551,66 @@ fn captions_become_texts_that_a_model_takes() {
     has(refused(&[&encode[..], &["--lines", &lines, "--out", &place("other")]].concat()), &["line 1", "UTF-8"]);
     has(refused(&["encode", "texts", "--encoder", &world, "--data", &world, "--out", &place("x")]), &["config.json"]);
 }
+
+/// Eight pictures of one colour each, under frames/, with captions.
+fn films(dir: &Path) -> String {
+    let films = dir.join("films");
+    std::fs::create_dir_all(films.join("frames/v0")).unwrap();
+    let mut lines = String::new();
+    for (i, name) in ["black", "blue", "green", "cyan", "red", "pink", "yellow", "white"].into_iter().enumerate() {
+        let colour = image::Rgb([0, 1, 2].map(|c| if i >> (2 - c) & 1 == 1 { 220u8 } else { 20 }));
+        let place = if i == 0 { "frames/v0/1.png".into() } else { format!("frames/v{i}.png") };
+        image::RgbImage::from_pixel(40, 30, colour).save(films.join(place)).unwrap();
+        lines += &format!(
+            "{{\"text_id\": \"t{i}\", \"video_id\": \"v{i}\", \"caption\": \"all {name}\", \"split\": \"train\"}}\n"
+        );
+    }
+    std::fs::write(films.join("captions.jsonl"), lines).unwrap();
+    at(&films).into()
+}
+
+#[test]
+fn a_clip_from_nothing_learns_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| at(&dir.path().join(name)).to_string();
+    let (films, clip, tuned) = (films(dir.path()), place("clip"), place("tuned"));
+    let quiet = ["--device", "cpu", "--json", "--quiet"];
+    let on = ["train", "--data", &films, "--set", "train.batch=8"];
+    let new = [&on[..], &["--encoder", "new", "--out", &clip, "--set", "train.epochs=15"], &quiet].concat();
+    let summary = json(&new);
+    assert_eq!(summary["steps"], 15);
+    assert!(summary["final_loss"].as_f64().unwrap() < 1.0, "{summary}");
+    has(refused(&new), &["--resume"]);
+    assert_eq!(json(&[&on[..3], &["--encoder", "new", "--out", &clip, "--resume"], &quiet].concat())["steps"], 15);
+    let again = [&on[..], &["--encoder", &clip, "--tune-encoder", "lora:4", "--out", &tuned], &quiet].concat();
+    assert!(json(&again)["parameters"].as_u64().unwrap() < 10_000);
+    assert!(json(&["encode", "texts", "--encoder", &tuned, "--data", &films, "--json"])["texts"] == 8);
+    let tried = |more: &[&str]| refused(&[&on[..], &["--out", &place("x")], more].concat());
+    has(tried(&["--encoder", &clip, "--tune-encoder", "some"]), &["lora:R", "last:N"]);
+    has(tried(&["--encoder", &clip, "--set", "model.dim=8"]), &["--model"]);
+    has(tried(&["--encoder", &clip, "--set", "encoder.tune=none"]), &["nothing to train"]);
+    std::fs::rename(dir.path().join("films/frames/v3.png"), dir.path().join("elsewhere.png")).unwrap();
+    has(tried(&["--encoder", &clip]), &["v3", "no pictures"]);
+}
+
+#[test]
+fn a_model_and_its_text_encoder_are_trained_together_and_go_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| at(&dir.path().join(name)).to_string();
+    let encoder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/encoders/minilm");
+    let (world, out) = (place("world"), place("run"));
+    ok(&["data", "world", "--out", &world, "--train", "60", "--val", "12", "--test", "6", "--dim", "16"]);
+    std::fs::remove_dir_all(dir.path().join("world/texts")).unwrap();
+    let with = ["--encoder", encoder, "--tune-encoder", "last:1", "--model", "token-interaction", "--json"];
+    let summary = json(&[&train(&world, &out)[..], &with].concat());
+    let tuned = format!("{out}/encoder");
+    ok(&["encode", "texts", "--encoder", &tuned, "--data", &world, "--dtype", "f32", "--device", "cpu", "--quiet"]);
+    let of = ["--data", &world, "--split", "val", "--device", "cpu", "--json"];
+    let found = json(&[&["eval", "retrieval", "--model", &out], &of[..]].concat());
+    let recall = |side: &str| found[side]["R@1"].as_f64().unwrap();
+    let (apart, together) = ((recall("t2v") + recall("v2t")) / 2.0, summary["best_recall_at_1"].as_f64().unwrap());
+    assert!((apart - together).abs() < 1e-6, "{apart} and {together}: {found}");
+    has(refused(&[&train(&world, &place("x"))[..], &["--encoder", "new", "--model", "cba"]].concat()), &["--encoder"]);
+    has(refused(&[&train(&world, &place("x"))[..], &["--encoder", encoder]].concat()), &["--model"]);
+    has(refused(&[&train(&world, &place("x"))[..], &["--set", "encoder.alpha=8"]].concat()), &["--encoder"]);
+}

@@ -3,7 +3,7 @@
 use moviola::data::worlds::rendered::scene::Event;
 use moviola::data::worlds::rendered::textures::Texture;
 use moviola::data::worlds::rendered::words::{Action, Colour, Shape};
-use moviola::data::worlds::rendered::{Clip, Ffmpeg, Picture, Rendered, Set, TwinKind};
+use moviola::data::worlds::rendered::{Canvas, Clip, Mp4Writer, Rendered, Set, TwinKind};
 use moviola::data::{Dataset, Split};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -22,7 +22,7 @@ fn small(seed: u64) -> Rendered {
     Rendered { seed, train: 24, val: 4, test: 6, seconds: (2.0, 2.6), ..Rendered::default() }
 }
 
-fn pixels(clip: &Clip) -> Vec<Picture> {
+fn pixels(clip: &Clip) -> Vec<Canvas> {
     clip.frames().collect()
 }
 
@@ -30,8 +30,8 @@ fn pixels(clip: &Clip) -> Vec<Picture> {
 fn a_seed_gives_the_same_pixels_in_any_order_and_another_seed_gives_others() {
     let world = small(fresh());
     let clips = world.clips(Set::Train).unwrap();
-    let once: Vec<Vec<Picture>> = clips.iter().map(pixels).collect();
-    let again: Vec<Vec<Picture>> = world.clips(Set::Train).unwrap().par_iter().map(pixels).collect();
+    let once: Vec<Vec<Canvas>> = clips.iter().map(pixels).collect();
+    let again: Vec<Vec<Canvas>> = world.clips(Set::Train).unwrap().par_iter().map(pixels).collect();
     assert!(once == again);
     // One by one and backwards, as with a shuffled loader.
     for (clip, frames) in clips.iter().zip(&once).rev() {
@@ -312,14 +312,14 @@ fn probe(file: &Path) -> Value {
     serde_json::from_slice::<Value>(&out.stdout).unwrap()["streams"][0].clone()
 }
 
-fn write(world: &Rendered, out: &Path, ffmpeg: &Ffmpeg, stop: &AtomicBool) -> moviola::error::Result<()> {
+fn write(world: &Rendered, out: &Path, ffmpeg: &Mp4Writer, stop: &AtomicBool) -> moviola::error::Result<()> {
     world.write(out, ffmpeg, &|_, _| {}, stop).map(drop)
 }
 
 #[test]
 fn mp4_files_have_the_frames_rate_and_size_of_the_truth() {
     let dir = tempfile::tempdir().unwrap();
-    let ffmpeg = Ffmpeg::find().unwrap();
+    let ffmpeg = Mp4Writer::find().unwrap();
     for (name, (width, height), fps) in [("even", (128, 96), 10.0), ("odd", (97, 65), 12.5)] {
         let world = Rendered { train: 4, val: 2, test: 2, width, height, fps, ..small(3) };
         let out = dir.path().join(name);
@@ -375,18 +375,18 @@ fn programs_that_are_missing_or_fail_are_named_and_nothing_is_left() {
     let (tools, out) = (dir.path().join("tools"), dir.path().join("here"));
     std::fs::create_dir_all(&tools).unwrap();
     std::fs::create_dir_all(&out).unwrap();
-    let missing = Ffmpeg::at(&tools.join("no-such")).unwrap_err().to_string();
+    let missing = Mp4Writer::at(&tools.join("no-such")).unwrap_err().to_string();
     assert!(missing.contains("was not found") && missing.contains("apt-get install ffmpeg"), "{missing}");
-    let bare = Ffmpeg::at(&pretend(&tools, " V..... vp9  VP9", "exit 0")).unwrap_err().to_string();
+    let bare = Mp4Writer::at(&pretend(&tools, " V..... vp9  VP9", "exit 0")).unwrap_err().to_string();
     assert!(bare.contains("libx264") && bare.contains("install"), "{bare}");
-    let old = Ffmpeg::at(&pretend(&tools, " V..... mpeg4  MPEG-4", "exit 0")).unwrap();
+    let old = Mp4Writer::at(&pretend(&tools, " V..... mpeg4  MPEG-4", "exit 0")).unwrap();
     assert_eq!(old.encoder, "mpeg4");
     let world = Rendered { train: 4, val: 2, test: 2, ..small(1) };
     let full = "echo 'out.mp4: No space left on device' >&2; exit 1";
     let many =
         "i=0; while [ $i -lt 9000 ]; do echo \"complaint number $i of a long list\" >&2; i=$((i+1)); done; exit 3";
     for (then, words) in [(full, "free some space"), (many, "failed"), ("exit 0", "could not write")] {
-        let ffmpeg = Ffmpeg::at(&pretend(&tools, " V....D libx264  H.264", then)).unwrap();
+        let ffmpeg = Mp4Writer::at(&pretend(&tools, " V....D libx264  H.264", then)).unwrap();
         let error = write(&world, &out.join("world"), &ffmpeg, &AtomicBool::new(false)).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "{error}");
@@ -396,7 +396,7 @@ fn programs_that_are_missing_or_fail_are_named_and_nothing_is_left() {
 #[test]
 fn a_stopped_run_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (stop, ffmpeg) = (AtomicBool::new(false), Ffmpeg::find().unwrap());
+    let (stop, ffmpeg) = (AtomicBool::new(false), Mp4Writer::find().unwrap());
     let told = |_: usize, _: usize| stop.store(true, Ordering::Relaxed);
     let stopped = small(2).write(&dir.path().join("world"), &ffmpeg, &told, &stop);
     assert!(matches!(stopped, Err(moviola::error::Error::Stopped)));

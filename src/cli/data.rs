@@ -4,7 +4,7 @@ use super::{Common, STOP, output, progress};
 use crate::data::generated::{Lengths, MsrvttOptions, make_msrvtt};
 use crate::data::sink::OutputFormat;
 use crate::data::worlds;
-use crate::data::worlds::rendered::{Ffmpeg, Rendered, Written};
+use crate::data::worlds::rendered::{Mp4Writer, Rendered, Written};
 use crate::data::{ConvertOptions, Inspection, Kind, Report, Severity, TokenDtype, check, convert, inspect};
 use crate::error::{Error, Result, bytes};
 use clap::{Args, Subcommand, ValueEnum};
@@ -227,7 +227,7 @@ impl World {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         };
-        let written = Ffmpeg::find().and_then(|ffmpeg| world.write(&self.out, &ffmpeg, &told, &STOP));
+        let written = Mp4Writer::find().and_then(|ffmpeg| world.write(&self.out, &ffmpeg, &told, &STOP));
         bar.finish_and_clear();
         if matches!(written, Err(Error::Stopped)) {
             output::note(common, "nothing was written: a world is written whole; run the same command again");

@@ -149,7 +149,7 @@ impl Demo {
             foreground: None,
         };
         output::note(common, format!("\n{name}: {}", variant.about));
-        if train_model(common, &run)?.stopped_early {
+        if train_model(common, &run, None)?.stopped_early {
             return Err(Error::Stopped);
         }
         let log = Log::read(&out.join("log.jsonl"))?;

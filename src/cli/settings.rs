@@ -7,6 +7,7 @@ use crate::models::cba::CbaConfig;
 use crate::models::cba::config::{Counterfactual, Quantisation, Routing, Temporal, Trunk};
 use crate::models::{Config, build, rows::TextRows};
 use crate::train::TrainOptions;
+use crate::train::encoder::EncoderOptions;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -17,6 +18,7 @@ use std::path::Path;
 pub struct RunConfig {
     pub model: toml::Table,
     pub train: TrainOptions,
+    pub encoder: EncoderOptions,
     trunk: Option<Trunk>,
     routing: Option<Routing>,
     counterfactual: Option<Counterfactual>,
@@ -48,6 +50,15 @@ impl RunConfig {
             let key = file.map_or("--set".into(), |p| p.display().to_string());
             Error::config(key, e.to_string().trim().to_string(), "see `moviola train --help` for the keys")
         })
+    }
+
+    /// # Errors
+    /// When something is set about an encoder, where there is none.
+    pub fn without_encoder(&self) -> Result<&RunConfig> {
+        match self.encoder == EncoderOptions::default() {
+            true => Ok(self),
+            false => Err(Error::config("encoder", "is set and no encoder is trained", "name one with --encoder")),
+        }
     }
 
     /// The model's configuration, completed by what the data say.
@@ -107,6 +118,7 @@ impl RunConfig {
 /// When a setting is not KEY=VALUE, does not exist, is one of training or one of those sizes.
 pub fn at_sizes(model: &str, settings: &[String], words: usize, frames: usize, dim: usize) -> Result<Config> {
     let mut config = RunConfig::read(None, settings)?;
+    config.without_encoder()?;
     config.model.insert("model".into(), model.into());
     if config.train != TrainOptions::default() {
         let fix = "use --batch for its size; the other settings of [train] do not change a step's work";

@@ -23,11 +23,15 @@ impl DataArgs {
         Dataset::open(&self.data, self.layout()?, split)
     }
 
-    /// The split, or nothing when the folder has no such split.
-    pub fn open_if_there(&self, split: Split) -> Result<Option<Dataset>> {
+    /// Captions without features.
+    pub fn open_captions(&self, split: Split) -> Result<Dataset> {
+        Dataset::open_captions(&self.data, self.layout()?, split)
+    }
+
+    /// Whether the folder has such a split.
+    pub fn has(&self, split: Split) -> Result<bool> {
         let layout = self.layout()?.map_or_else(|| Layout::detect(&self.data), Ok)?;
-        let there = layout.splits(&self.data).contains(&split) && Dataset::has(&self.data, layout, split);
-        if there { self.open(split).map(Some) } else { Ok(None) }
+        Ok(layout.splits(&self.data).contains(&split) && Dataset::has(&self.data, layout, split))
     }
 }
 

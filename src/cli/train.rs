@@ -1,5 +1,7 @@
 //! `train`: from a data set to a model folder.
 
+mod encoder;
+
 use super::settings::RunConfig;
 use super::split::DataArgs;
 use super::{Common, STOP, device, output, progress};
@@ -7,11 +9,13 @@ use crate::data::{Dataset, Split};
 use crate::error::Result;
 use crate::eval::file;
 use crate::models::Config;
+use crate::models::encoded::Encoding;
 use crate::picture::Curves;
 use crate::train::log::{Line, Log};
 use crate::train::{Event, Run, Summary, TrainOptions, Trainer, checkpoint};
 use clap::Args;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Train a model on token files.
 #[derive(Args)]
@@ -23,9 +27,18 @@ Examples:
   moviola train --data world --model cba --ablate counterfactual,temporal --out run
   moviola train --data world --set train.batch=1024 --set train.chunk=128 --out run
   moviola train --data world --out run --resume
+  moviola train --encoder all-MiniLM-L6-v2 --tune-encoder lora:8 --data msrvtt --model cba --out run
+  moviola train --encoder clip-vit-base-patch32 --tune-encoder last:2 --data films --out clip
+  moviola train --encoder new --data films --out clip
 
 train.chunk is how many pairs of a batch are held in memory at once; 0 is all of them. Every
 other pair of the batch is still a negative, and each chunk is computed twice.
+
+With --encoder and --model a text encoder is trained along with the model, on captions and the features of videos;
+it is written to OUT/encoder. Without --model both towers of CLIP are trained, on captions and pictures:
+frames/VIDEO/ in --data holds a picture a frame, or frames/VIDEO.png (or .jpg) is one; OUT is a checkpoint again.
+--encoder new begins with a small CLIP of random weights and the words of the captions. An encoder that has
+learned something takes a train.learning_rate of 1e-6 to 1e-4.
 
 A configuration file has tables; every key can be left out:
   [model]                         [train]
@@ -39,6 +52,11 @@ A configuration file has tables; every key can be left out:
                                   seed = 1
                                   validate_every = 1      epochs
                                   checkpoint_every = 0    steps; 0: every epoch
+  [encoder]
+  tune = \"all\"                    none, lora:R, last:N or all; goes behind --tune-encoder
+  alpha = 16                      of LoRA, whose matrices count alpha / R times
+  frames = 12                     of pictures, most of a video
+  recompute = false               layers again on the way back: less memory, a quarter more work
 and, for cba (docs/cba.md says what each does, its default and its range):
   [trunk]           layers heads expansion positions motion standardise mixing pooled
   [routing]         mode = \"off|dense|soft|topk-query|topk-token\"
@@ -52,6 +70,13 @@ pub struct Train {
     /// Folder for the model, its log and its checkpoints.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Folder of an encoder in Hugging Face layout that is trained, or new.
+    #[arg(long, value_name = "DIR")]
+    encoder: Option<PathBuf>,
+    /// What of the encoder is trained: none, lora:R (low-rank matrices of rank R beside queries and values), last:N (its
+    /// last N layers) or all.
+    #[arg(long, value_name = "WHAT", requires = "encoder")]
+    tune_encoder: Option<String>,
     /// mean-pool, token-interaction or cba.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -71,9 +96,15 @@ pub struct Train {
 
 impl Train {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let train = self.data.open(Split::Train)?;
-        let val = self.data.open_if_there(Split::Val)?;
-        let (model, options) = self.settings(common, &train)?;
+        if self.encoder.is_some() && !self.is_with_a_model()? {
+            return encoder::train_pictures(self, common);
+        }
+        let encoding = self.encoding()?;
+        let open = |split| if encoding.is_some() { self.data.open_captions(split) } else { self.data.open(split) };
+        let train = open(Split::Train)?;
+        let val = if self.data.has(Split::Val)? { Some(open(Split::Val)?) } else { None };
+        let text_dim = encoding.as_ref().map(|e| e.dim());
+        let (model, options) = self.settings(common, &train, text_dim)?;
         let run = Run {
             out: &self.out,
             config: &model,
@@ -83,17 +114,21 @@ impl Train {
             resume: self.resume,
             foreground: None,
         };
-        let summary = train_model(common, &run)?;
+        let encoded = encoding.is_some();
+        let summary = train_model(common, &run, encoding)?;
         let (out, data) = (self.out.display(), self.data.data.display());
         let next = match summary.stopped_early {
-            true => format!("moviola train --data {data} --out {out} --resume"),
+            true => format!("moviola train --data {data} --out {out}{} --resume", self.encoder_flags()),
+            false if encoded && !self.data.data.join("texts").exists() => {
+                format!("moviola encode texts --encoder {out}/encoder --data {data}")
+            }
             false => format!("moviola eval retrieval --model {out} --data {data}"),
         };
         output::result(common, &summary, || told(&summary, &next))
     }
 
     /// What is trained: what was given, or where nothing was and a run goes on, what it was begun with.
-    fn settings(&self, common: &Common, train: &Dataset) -> Result<(Config, TrainOptions)> {
+    fn settings(&self, common: &Common, train: &Dataset, encoded: Option<usize>) -> Result<(Config, TrainOptions)> {
         let given = self.model.is_some() || self.config.is_some();
         let given = given || !self.ablate.is_empty() || !self.settings.is_empty();
         if self.resume {
@@ -107,7 +142,10 @@ impl Train {
         if let Some(name) = &self.model {
             config.model.insert("model".into(), toml::Value::String(name.clone()));
         }
-        let model = config.model(train, &self.ablate)?;
+        let model = match encoded {
+            None => config.without_encoder()?.model(train, &self.ablate)?,
+            Some(dim) => config.sized(&[("text_dim", dim), ("video_dim", train.videos.dim())], &self.ablate)?,
+        };
         Ok((model, config.train))
     }
 }
@@ -120,9 +158,9 @@ fn told(s: &Summary, next: &str) -> String {
 }
 
 /// Trains with a progress bar and draws the curves; also what `demo` does.
-pub fn train_model(common: &Common, run: &Run) -> Result<Summary> {
+pub fn train_model(common: &Common, run: &Run, encoding: Option<Arc<Encoding>>) -> Result<Summary> {
     let backend = device::open(common)?;
-    let mut trainer = Trainer::new(run, backend, |event| {
+    let mut trainer = Trainer::with_encoder(run, encoding, backend, |event| {
         if let Event::Warning(e) = event {
             output::note(common, format!("passing over a damaged checkpoint: {e}"));
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::layout::{self, Listing};
 use super::problem::Problems;
 use super::source;
-use super::tokens::{Provenance, TokenSource};
+use super::tokens::{About, InMemory, Provenance, TokenSource, Tokens};
 use crate::error::{Error, Result};
 
 pub use super::layout::{Entry, Layout, Split};
@@ -60,11 +60,35 @@ impl Dataset {
     /// The first thing that is wrong, with file, id and what to do: missing or duplicate ids, missing captions,
     /// zero-length items, differing dims, features of another encoder in another split.
     pub fn open(dir: &Path, layout: Option<Layout>, split: Split) -> Result<Self> {
+        Self::open_with(dir, layout, split, |_, problems| open_part(dir, "texts", split, problems))
+    }
+
+    /// A split whose texts are captions without features, for an encoder that makes them: a row of one 0 each.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`], of captions and videos.
+    pub fn open_captions(dir: &Path, layout: Option<Layout>, split: Split) -> Result<Self> {
+        Self::open_with(dir, layout, split, |listing, problems| {
+            let mut seen = HashSet::new();
+            let ids = listing.entries.iter().map(|entry| &entry.text_id).filter(|id| seen.insert(*id));
+            let empty = || Tokens { rows: 1, dim: 1, data: vec![0.0] };
+            let texts = InMemory::new(About::default(), ids.map(|id| (id.clone(), empty())).collect());
+            let boxed = texts.map(|texts| Box::new(texts) as Box<dyn TokenSource>);
+            boxed.map_err(|e| problems.add(&listing.place, "", e)).ok()
+        })
+    }
+
+    fn open_with(
+        dir: &Path,
+        layout: Option<Layout>,
+        split: Split,
+        texts: impl FnOnce(&Listing, &mut Problems) -> Option<Box<dyn TokenSource>>,
+    ) -> Result<Self> {
         let layout = layout.map_or_else(|| Layout::detect(dir), Ok)?;
         let mut problems = Problems::default();
         let mut listing = layout::read(dir, layout, split, &mut problems);
         let videos = open_part(dir, "videos", split, &mut problems);
-        let texts = open_part(dir, "texts", split, &mut problems);
+        let texts = texts(&listing, &mut problems);
         if listing.entries.is_empty() && problems.errors() == 0 {
             problems.error(&listing.place, split.name(), "no captions are in this split", "choose another split");
         }

@@ -116,7 +116,8 @@ impl Ffmpeg {
         let found: Said = serde_json::from_slice(&text)
             .map_err(|e| Error::format(path, format!("ffprobe says what cannot be read ({e})"), REPAIR))?;
         let Some(stream) = found.streams.first() else {
-            return Err(Error::format(path, "has no picture, only sound or text", "leave it out"));
+            let what = format!("has no picture, at most sound or text{}", said(&complaints));
+            return Err(Error::format(path, what, "leave it out"));
         };
         let seconds = |text: &Option<String>| text.as_ref().and_then(|t| t.parse::<f64>().ok()).filter(|s| *s > 0.0);
         let container = found.format.and_then(|f| seconds(&f.duration));

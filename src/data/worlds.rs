@@ -84,7 +84,7 @@ impl World {
             Self::Factors(world) => world.write(dir),
             Self::TemporalOrder(world) => world.write(dir),
             Self::Rendered(world) => {
-                let ffmpeg = rendered::Ffmpeg::find()?;
+                let ffmpeg = rendered::Mp4Writer::find()?;
                 world.write(dir, &ffmpeg, &|_, _| {}, &AtomicBool::new(false)).map(drop)
             }
         }

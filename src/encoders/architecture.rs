@@ -3,14 +3,16 @@
 use super::bert::Bert;
 use super::checkpoint::Checkpoint;
 use super::clip::ClipText;
+use super::layers::Outline;
 use crate::engine::graph::{Graph, Value};
 use crate::engine::parameters::{Parameters, Weights};
 use crate::engine::tensor::{Axis, Dim, Meta};
 use crate::error::{Error, Result};
 
-/// Rows of pieces, special ones included.
-pub const PIECES: Axis = Axis(0);
-pub const TEXTS: Axis = Axis(1);
+/// Rows of pieces, special ones included. These axes and inputs go into one graph with those of an image tower or of a
+/// model.
+pub const PIECES: Axis = Axis(5);
+pub const TEXTS: Axis = Axis(3);
 
 /// Largest sizes that a configuration may claim: ten times those of the largest text encoders.
 const MOST: usize = 1 << 22;
@@ -19,6 +21,7 @@ const MOST_LAYERS: usize = 256;
 /// An architecture with its sizes.
 pub trait TextArchitecture: Send + Sync {
     fn parameters(&self) -> &Parameters;
+    fn outline(&self) -> Outline;
     /// What a larger model puts before this one's names.
     fn prefixes(&self) -> &'static [&'static str];
     /// Width of tokens and sentence vectors.
@@ -52,8 +55,8 @@ impl TextInputs {
         let (rows, texts) = (Dim::Ragged(PIECES, pieces), Dim::Ragged(TEXTS, texts));
         Ok(TextInputs {
             ids: g.input("ids", Meta::u32(&[rows])?),
-            places: g.input("places", Meta::u32(&[rows])?),
-            segments: g.input("segments", Meta::u32(&[texts, Dim::Fixed(2)])?),
+            places: g.input("piece_places", Meta::u32(&[rows])?),
+            segments: g.input("piece_segments", Meta::u32(&[texts, Dim::Fixed(2)])?),
             pooled: g.input("pooled", Meta::u32(&[texts])?),
         })
     }

@@ -8,7 +8,7 @@
 
 use super::architecture::{TextArchitecture, TextInputs, parsed, sound};
 use super::checkpoint::Checkpoint;
-use super::layers::{self, Names, Width};
+use super::layers::{self, Names, Outline, Width};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::gather::Gather;
 use crate::engine::op::norm::Unit;
@@ -134,6 +134,9 @@ fn names(i: usize) -> Names {
 impl TextArchitecture for Bert {
     fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+    fn outline(&self) -> Outline {
+        Outline { layers: (0..self.layers).map(names).collect(), head: vec![] }
     }
     fn prefixes(&self) -> &'static [&'static str] {
         &["", "bert.", "roberta."]

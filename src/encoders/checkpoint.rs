@@ -2,7 +2,7 @@
 //!
 //! Files are mapped, and a tensor is read when a parameter asks for it: of a checkpoint with two towers one is read.
 
-use crate::data::files::{Mapped, is_file_name, read_capped};
+use crate::data::files::{Beside, Mapped, is_file_name, read_capped, write_whole};
 use crate::engine::backend::Backend;
 use crate::engine::fuse::fuse;
 use crate::engine::graph::Graph;
@@ -25,6 +25,27 @@ const MOST_SHARDS: usize = 1000;
 
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// What a checkpoint has beside its weights, as far as encoders read it or others expect it.
+const BESIDE: [&str; 12] = [
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+];
+/// Tables of 250,000 pieces take 17 MB.
+const COPY_LIMIT: u64 = 256 << 20;
+
+/// New values of parameters by name.
+pub type Changed = BTreeMap<String, Vec<f32>>;
 
 /// An opened folder.
 #[derive(Debug)]
@@ -54,6 +75,11 @@ impl Checkpoint {
             files.push((path.clone(), Mapped::open(&path)?));
         }
         Ok(Checkpoint { dir, config, files })
+    }
+
+    /// A checkpoint that has a configuration and no weights yet.
+    pub fn described(dir: &Path, config: serde_json::Value) -> Checkpoint {
+        Checkpoint { dir: dir.into(), config, files: vec![] }
     }
 
     pub fn dir(&self) -> &Path {
@@ -96,12 +122,7 @@ impl Checkpoint {
         if path.exists() { json(&path, JSON_LIMIT).map(Some) } else { Ok(None) }
     }
 
-    /// The values of all parameters, flat. A checkpoint of a larger model has its names behind one of `prefixes`.
-    ///
-    /// # Errors
-    /// [`Error::Format`] names the file and the tensor that is missing, of another shape or not a number. Nothing is
-    /// allocated before every tensor is known to be there.
-    pub fn read(&self, parameters: &Parameters, prefixes: &[&str]) -> Result<Vec<f32>> {
+    fn tensors(&self) -> Result<Vec<(&PathBuf, SafeTensors<'_>)>> {
         let mut opened = vec![];
         for (path, file) in &self.files {
             let fix = "copy the file again";
@@ -109,9 +130,52 @@ impl Checkpoint {
                 .map_err(|e| Error::format(path, format!("is damaged or no safetensors file ({e})"), fix))?;
             opened.push((path, tensors));
         }
+        Ok(opened)
+    }
+
+    /// Writes this checkpoint into `out` with other values for some parameters: f32 under their own names, all other
+    /// tensors and files as they are here. Each file is written beside its place and renamed, the weights last.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn rewrite(&self, out: &Path, parameters: &Parameters, prefixes: &[&str], changed: &Changed) -> Result<()> {
+        std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+        for name in BESIDE {
+            let path = self.dir.join(name);
+            if path.exists() {
+                let to = out.join(name);
+                to.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(Error::io("create", &to))?;
+                write_whole(&to, &read_capped(&path, COPY_LIMIT)?)?;
+            }
+        }
+        let path = out.join(WHOLE);
+        let bad = |e: safetensors::SafeTensorError| Error::format(&path, e.to_string(), "report it");
+        let opened = self.tensors()?;
+        let prefix = prefix(&opened, parameters, prefixes);
+        let mut views = vec![];
+        for (name, view) in opened.iter().flat_map(|(_, t)| t.iter()) {
+            let own = name.strip_prefix(prefix).and_then(|name| changed.get(name));
+            views.push(match own {
+                Some(values) => (name, TensorView::new(Dtype::F32, view.shape().into(), bytemuck::cast_slice(values))),
+                None => (name, Ok(view)),
+            });
+        }
+        let views = views.into_iter().map(|(name, view)| Ok((name, view.map_err(bad)?)));
+        let views = views.collect::<Result<Vec<_>>>()?;
+        let beside = Beside::new(&path)?;
+        safetensors::serialize_to_file(views, None, beside.partial()).map_err(bad)?;
+        beside.keep()
+    }
+
+    /// The values of all parameters, flat. A checkpoint of a larger model has its names behind one of `prefixes`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] names the file and the tensor that is missing, of another shape or not a number. Nothing is
+    /// allocated before every tensor is known to be there.
+    pub fn read(&self, parameters: &Parameters, prefixes: &[&str]) -> Result<Vec<f32>> {
+        let opened = self.tensors()?;
         let find = |name: &str| opened.iter().find_map(|(path, t)| Some((*path, t.tensor(name).ok()?)));
-        let whole = |prefix: &&&str| parameters.list.iter().any(|p| find(&format!("{prefix}{}", p.name)).is_some());
-        let prefix = prefixes.iter().find(whole).copied().unwrap_or("");
+        let prefix = prefix(&opened, parameters, prefixes);
         let mut found = vec![];
         for p in &parameters.list {
             let name = format!("{prefix}{}", p.name);
@@ -132,6 +196,13 @@ impl Checkpoint {
         }
         Ok(flat)
     }
+}
+
+/// What a larger model puts before the names of these parameters.
+fn prefix<'a>(opened: &[(&PathBuf, SafeTensors)], parameters: &Parameters, prefixes: &[&'a str]) -> &'a str {
+    let has = |name: &str| opened.iter().any(|(_, t)| t.tensor(name).is_ok());
+    let whole = |prefix: &&&str| parameters.list.iter().any(|p| has(&format!("{prefix}{}", p.name)));
+    prefixes.iter().find(whole).copied().unwrap_or("")
 }
 
 /// The folder's name; in a Hugging Face cache OWNER/NAME.

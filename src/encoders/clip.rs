@@ -8,7 +8,7 @@
 
 use super::architecture::{TextArchitecture, TextInputs, parsed, sound};
 use super::checkpoint::Checkpoint;
-use super::layers::{self, Names, Width};
+use super::layers::{self, Names, Outline, Width};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::gather::Gather;
 use crate::engine::op::linear::LINEAR;
@@ -112,6 +112,10 @@ pub(super) fn names(tower: &str, i: usize) -> Names {
 impl TextArchitecture for ClipText {
     fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+    fn outline(&self) -> Outline {
+        let layers = (0..self.layers).map(|i| names("text_model", i)).collect();
+        Outline { layers, head: vec!["text_model.final_layer_norm", "text_projection"] }
     }
     fn prefixes(&self) -> &'static [&'static str] {
         &[""]

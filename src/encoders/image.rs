@@ -138,7 +138,8 @@ impl<S: Iterator<Item = Result<Vec<u8>>>> Iterator for Batches<S> {
     }
 }
 
-fn pack(tower: &ClipImage, preprocess: &Preprocess, squares: &[Vec<u8>], slot: &mut SlotWriter) -> Result<()> {
+/// Packs squares into a slot of [`ImageInputs`](super::vision::ImageInputs).
+pub fn pack(tower: &ClipImage, preprocess: &Preprocess, squares: &[Vec<u8>], slot: &mut SlotWriter) -> Result<()> {
     let (rows, values) = (tower.rows(), tower.patch_values());
     slot.count(PATCHES, squares.len() * rows);
     slot.count(IMAGES, squares.len());

@@ -39,6 +39,20 @@ pub struct Names {
     pub hidden_norm: String,
 }
 
+impl Names {
+    /// All parts, in the order in which they are declared.
+    pub fn all(&self) -> [&str; 8] {
+        [&self.query, &self.key, &self.value, &self.out, &self.up, &self.down, &self.attention_norm, &self.hidden_norm]
+    }
+}
+
+/// Where the layers of an encoder are, the first one first, and what comes behind the last.
+pub struct Outline {
+    pub layers: Vec<Names>,
+    /// Parts with a `.weight`, and perhaps a `.bias`.
+    pub head: Vec<&'static str>,
+}
+
 pub fn declare(p: &mut Parameters, n: &Names, w: &Width) {
     for part in [&n.query, &n.key, &n.value, &n.out] {
         p.linear(part, w.dim, w.dim);
@@ -56,18 +70,24 @@ pub fn declare_norm(p: &mut Parameters, name: &str, dim: usize) {
 
 /// `norm(x + attention(x))`, then `norm(x + mlp(x))`: the order of the paper, and of BERT.
 pub fn norm_behind(g: &mut Graph, w: &Weights, n: &Names, width: &Width, x: Value, segments: Value) -> Result<Value> {
+    let begin = g.nodes.len();
     let x = attend(g, w, n, width, [x, x], segments)?;
     let x = norm(g, w, &n.attention_norm, width.eps, x)?;
     let x = mlp(g, w, n, width, [x, x])?;
-    norm(g, w, &n.hidden_norm, width.eps, x)
+    let x = norm(g, w, &n.hidden_norm, width.eps, x)?;
+    g.stretch(begin);
+    Ok(x)
 }
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`: the order of GPT-2 and CLIP.
 pub fn norm_before(g: &mut Graph, w: &Weights, n: &Names, width: &Width, x: Value, segments: Value) -> Result<Value> {
+    let begin = g.nodes.len();
     let y = norm(g, w, &n.attention_norm, width.eps, x)?;
     let x = attend(g, w, n, width, [y, x], segments)?;
     let y = norm(g, w, &n.hidden_norm, width.eps, x)?;
-    mlp(g, w, n, width, [y, x])
+    let x = mlp(g, w, n, width, [y, x])?;
+    g.stretch(begin);
+    Ok(x)
 }
 
 /// `onto + W_o attention(W_q x, W_k x, W_v x)`

@@ -10,6 +10,7 @@ use crate::engine::scheduler::executor::{Executor, Outputs, SlotWriter};
 use crate::engine::scheduler::stream::stream;
 use crate::error::{Error, Result};
 use serde::Deserialize;
+use std::borrow::Borrow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -58,10 +59,7 @@ impl TextEncoder {
     pub fn open(dir: &Path, backend: Box<dyn Backend>) -> Result<TextEncoder> {
         let checkpoint = Checkpoint::open(dir)?;
         let architecture = architecture::text(&checkpoint)?;
-        let limits = checkpoint.optional::<Limits>("sentence_bert_config.json")?;
-        let most = limits.and_then(|l| l.max_seq_length).unwrap_or(usize::MAX);
-        let longest = most.clamp(3, architecture.longest().max(3));
-        let tokenizer = Tokenizer::open(checkpoint.dir(), longest, architecture.vocabulary())?;
+        let (tokenizer, longest) = tokenizer(&checkpoint, architecture.as_ref())?;
         let pieces = MOST_PIECES.max(longest);
         let graph = graph(architecture.as_ref(), pieces)?;
         let parameters = (architecture.parameters(), architecture.prefixes());
@@ -128,7 +126,7 @@ impl TextEncoder {
         let pack = |batch: &Result<Batch>, slot: &mut SlotWriter| match batch {
             Ok(batch) => pack(architecture, &batch.texts, slot),
             // The error itself reaches `take`, which hands it on.
-            Err(_) => pack(architecture, &[], slot),
+            Err(_) => pack::<Pieces>(architecture, &[], slot),
         };
         let take = |batch: Result<Batch>, outputs: &Outputs| {
             let batch = batch?;
@@ -138,6 +136,14 @@ impl TextEncoder {
         stream(executor, 0, batches, pack, take, stop)?;
         if done < texts.len() { Err(Error::Stopped) } else { Ok(()) }
     }
+}
+
+/// The checkpoint's tokenizer, and the most pieces of a text that it makes.
+pub fn tokenizer(checkpoint: &Checkpoint, architecture: &dyn TextArchitecture) -> Result<(Tokenizer, usize)> {
+    let limits = checkpoint.optional::<Limits>("sentence_bert_config.json")?;
+    let most = limits.and_then(|l| l.max_seq_length).unwrap_or(usize::MAX);
+    let longest = most.clamp(3, architecture.longest().max(3));
+    Ok((Tokenizer::open(checkpoint.dir(), longest, architecture.vocabulary())?, longest))
 }
 
 fn graph(architecture: &dyn TextArchitecture, pieces: usize) -> Result<Graph> {
@@ -186,17 +192,19 @@ impl<T: AsRef<str>> Iterator for Batches<'_, T> {
     }
 }
 
-fn pack(architecture: &dyn TextArchitecture, texts: &[Pieces], slot: &mut SlotWriter) -> Result<()> {
-    let rows = texts.iter().map(|t| t.ids.len()).sum();
+/// Packs texts into a slot of [`TextInputs`].
+pub fn pack<T: Borrow<Pieces>>(architecture: &dyn TextArchitecture, texts: &[T], slot: &mut SlotWriter) -> Result<()> {
+    let texts = || texts.iter().map(Borrow::borrow);
+    let rows = texts().map(|t: &Pieces| t.ids.len()).sum();
     slot.count(PIECES, rows);
-    slot.count(TEXTS, texts.len());
+    slot.count(TEXTS, texts().count());
     let mut begin = 0;
-    for (n, text) in texts.iter().enumerate() {
+    for (n, text) in texts().enumerate() {
         let end = begin + text.ids.len();
         slot.u32("ids")?[begin..end].copy_from_slice(&text.ids);
-        let places = &mut slot.u32("places")?[begin..end];
+        let places = &mut slot.u32("piece_places")?[begin..end];
         places.iter_mut().enumerate().for_each(|(at, place)| *place = architecture.place(at));
-        slot.u32("segments")?[2 * n..2 * n + 2].copy_from_slice(&[begin as u32, end as u32]);
+        slot.u32("piece_segments")?[2 * n..2 * n + 2].copy_from_slice(&[begin as u32, end as u32]);
         // Where sentence vectors are means the plan has no use for it.
         if slot.has("pooled") {
             slot.u32("pooled")?[n] = (begin + architecture.pooled(&text.ids)) as u32;

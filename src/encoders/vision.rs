@@ -9,7 +9,7 @@
 use super::architecture::{parsed, sound};
 use super::checkpoint::Checkpoint;
 use super::clip::names;
-use super::layers::{self, Width};
+use super::layers::{self, Outline, Width};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::gather::Gather;
 use crate::engine::op::linear::LINEAR;
@@ -125,6 +125,11 @@ impl ClipImage {
 
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    pub fn outline(&self) -> Outline {
+        let layers = (0..self.layers).map(|i| names("vision_model", i)).collect();
+        Outline { layers, head: vec!["vision_model.post_layernorm", "visual_projection"] }
     }
 
     /// Width of an image's vector.

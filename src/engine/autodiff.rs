@@ -1,16 +1,35 @@
 //! Graph in, larger graph out: gradients are ordinary nodes.
 
-use super::graph::{Graph, Kind, Value, same_memory};
+use super::graph::{Graph, Kind, Node, Value, same_memory};
 use super::op::pointwise::{Binary, BinaryKind};
 use super::op::{Op, Site};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Adds the gradients of `wrt` to the graph, given those of `seeds` (value, its gradient).
 ///
 /// Seeds are given from outside rather than made here, so that a loss may be split over chunks: a chunk is
 /// differentiated from the gradient of its outputs. A value that nothing depends on has no gradient.
 pub fn backprop(g: &mut Graph, seeds: &[(Value, Value)], wrt: &[Value]) -> Result<Vec<Option<Value>>> {
+    walk(g, seeds, wrt, vec![])
+}
+
+/// [`backprop`] that makes the graph's stretches again, each before its way back, from what goes into it (Chen et al.
+/// 2016, "Training Deep Nets with Sublinear Memory Cost", with one segment a layer). Of the way there only what goes
+/// from stretch to stretch is kept, and the gradients are the same; what nobody needs a second time is not made.
+pub fn backprop_again(g: &mut Graph, seeds: &[(Value, Value)], wrt: &[Value]) -> Result<Vec<Option<Value>>> {
+    let stretches = g.stretches.clone();
+    walk(g, seeds, wrt, stretches)
+}
+
+fn walk(
+    g: &mut Graph,
+    seeds: &[(Value, Value)],
+    wrt: &[Value],
+    mut stretches: Vec<Range<usize>>,
+) -> Result<Vec<Option<Value>>> {
+    let mut again: HashMap<u32, u32> = HashMap::new();
     let end = seeds.iter().map(|s| s.0.node + 1).max().unwrap_or(0) as usize;
     let needed = needed(g, wrt, end);
     let mut adjoints: HashMap<Value, Value> = HashMap::new();
@@ -23,6 +42,9 @@ pub fn backprop(g: &mut Graph, seeds: &[(Value, Value)], wrt: &[Value]) -> Resul
         accumulate(g, &mut adjoints, *value, *gradient)?;
     }
     for i in (0..end).rev().filter(|i| needed[*i]) {
+        if let Some(at) = stretches.iter().position(|s| s.contains(&i)) {
+            repeat(g, stretches.swap_remove(at), &mut again);
+        }
         let node = g.nodes[i].clone();
         let outs: Vec<Value> = (0..node.outs.len() as u32).map(|out| Value { node: i as u32, out }).collect();
         for out in &outs {
@@ -51,7 +73,8 @@ pub fn backprop(g: &mut Graph, seeds: &[(Value, Value)], wrt: &[Value]) -> Resul
                 dins
             }
             Kind::Apply(op) => {
-                let dins = op.grad(g, Site { ins: node.ins.clone(), outs }, &douts)?;
+                let site = Site { ins: renamed(&node.ins, &again), outs: renamed(&outs, &again) };
+                let dins = op.grad(g, site, &douts)?;
                 check(op.as_ref(), g, &node.ins, &dins)?;
                 dins
             }
@@ -65,6 +88,25 @@ pub fn backprop(g: &mut Graph, seeds: &[(Value, Value)], wrt: &[Value]) -> Resul
         }
     }
     Ok(wrt.iter().map(|v| adjoints.get(v).copied()).collect())
+}
+
+/// Makes the nodes of a stretch a second time at the graph's end; `again` gets the new numbers. Whatever reads the
+/// stretch's values before it is reached on the way back reads those of the first time.
+fn repeat(g: &mut Graph, stretch: Range<usize>, again: &mut HashMap<u32, u32>) {
+    for i in stretch {
+        let node = g.nodes[i].clone();
+        if matches!(node.kind, Kind::Input(_) | Kind::State(_)) {
+            continue;
+        }
+        let ins = renamed(&node.ins, again);
+        again.insert(i as u32, g.nodes.len() as u32);
+        g.nodes.push(Node { ins, ..node });
+    }
+}
+
+/// Values of the second time, where there is one.
+fn renamed(values: &[Value], again: &HashMap<u32, u32>) -> Vec<Value> {
+    values.iter().map(|v| Value { node: again.get(&v.node).copied().unwrap_or(v.node), ..*v }).collect()
 }
 
 /// For every node before `end`, whether it depends on a value of `wrt` (or is one).

@@ -7,6 +7,7 @@ use super::op::Op;
 use super::tensor::{DType, Dim, Meta};
 use crate::error::{Error, Result};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One output of one node.
@@ -57,11 +58,19 @@ pub struct Graph {
     pub outputs: Vec<(String, Value)>,
     /// (state, its value after the step).
     pub assigns: Vec<(Value, Value)>,
+    /// Nodes, such as those of a layer, that a way back may make again instead of keeping what they made
+    /// ([`backprop_again`](super::autodiff::backprop_again)); they do not overlap.
+    pub stretches: Vec<Range<usize>>,
 }
 
 impl Graph {
     pub fn new() -> Graph {
         Graph::default()
+    }
+
+    /// Says that the nodes from `begin` on may be made again together.
+    pub fn stretch(&mut self, begin: usize) {
+        self.stretches.push(begin..self.nodes.len());
     }
 
     pub fn meta(&self, v: Value) -> Meta {

@@ -48,17 +48,7 @@ pub struct Parameters {
 
 impl Parameters {
     pub fn declare(&mut self, name: &str, shape: &[usize], init: Init, decay: bool, range: (f32, f32)) {
-        let p = Parameter {
-            name: name.into(),
-            shape: shape.to_vec(),
-            init,
-            decay,
-            range,
-            rate: 1.0,
-            offset: self.elements,
-        };
-        self.elements = (p.offset + p.elements() as u64).next_multiple_of(ALIGN_ELEMENTS);
-        self.list.push(p);
+        self.adopt(&Parameter { name: name.into(), shape: shape.to_vec(), init, decay, range, rate: 1.0, offset: 0 });
     }
 
     /// `name.weight [out, in]`, normal with deviation 1/√in, and `name.bias [out]` of zeros.
@@ -93,6 +83,13 @@ impl Parameters {
     /// Keeps every parameter whose name begins so as it is drawn.
     pub fn freeze(&mut self, prefix: &str) {
         self.hasten(prefix, 0.0);
+    }
+
+    /// Declares a parameter of another model, as it is there.
+    pub fn adopt(&mut self, p: &Parameter) {
+        let offset = self.elements;
+        self.elements = (offset + p.elements() as u64).next_multiple_of(ALIGN_ELEMENTS);
+        self.list.push(Parameter { offset, ..p.clone() });
     }
 
     pub fn find(&self, name: &str) -> Option<&Parameter> {
@@ -137,10 +134,19 @@ impl Parameters {
 
     /// The flat state in a graph, and every parameter as a view of it.
     pub fn weights(&self, g: &mut Graph) -> Result<Weights> {
-        let flat = g.state("params", Meta::f32(&[Dim::Fixed(self.elements as usize)])?);
+        self.weights_in(g, "params")
+    }
+
+    /// The same with a state of another name.
+    pub fn weights_in(&self, g: &mut Graph, state: &str) -> Result<Weights> {
+        let flat = g.state(state, Meta::f32(&[Dim::Fixed(self.elements as usize)])?);
         let mut views = vec![];
         for p in &self.list {
-            let dims: Vec<Dim> = p.shape.iter().map(|n| Dim::Fixed(*n)).collect();
+            let mut dims: Vec<Dim> = p.shape.iter().map(|n| Dim::Fixed(*n)).collect();
+            // What is a scalar in a checkpoint is a row of one number in a graph.
+            if dims.is_empty() {
+                dims.push(Dim::Fixed(1));
+            }
             views.push((p.name.clone(), g.view(flat, p.offset, Meta::f32(&dims)?)?));
         }
         Ok(Weights { flat, views })

@@ -137,6 +137,10 @@ pub trait Rows {
     }
     /// Where each row stands: a frame's seconds, a word's number.
     fn places(&self, i: usize, out: &mut [f32]);
+    /// Packs what rows are made of where a plan makes them itself.
+    fn pack_source(&self, _: &mut SlotWriter, _: &[usize]) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Packs texts into a slot.
@@ -149,7 +153,7 @@ pub fn pack_texts(slot: &mut SlotWriter, rows: &dyn Rows, items: &[usize]) -> Re
     }
     slot.count(TEXTS, items.len());
     slot.count(WORDS, total);
-    Ok(())
+    rows.pack_source(slot, items)
 }
 
 /// Packs videos into a slot.

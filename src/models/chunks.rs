@@ -22,7 +22,7 @@
 use super::batch::{Capacity, FRAMES, PERTURBED, Rows, TEXTS, VIDEOS, WORDS};
 use super::plans::{Optimiser, total, update};
 use super::{Batch, Model, Represented, Stage};
-use crate::engine::autodiff::backprop;
+use crate::engine::autodiff::{backprop, backprop_again};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::pointwise::{Binary, BinaryKind};
 use crate::engine::op::rows::{PutRows, TakeRows};
@@ -61,7 +61,7 @@ pub fn training(
     let mut g = Graph::new();
     let weights = model.parameters().weights(&mut g)?;
     let flat = gradient(&mut g, model)?;
-    update(&mut g, model, &weights, flat, optimiser)?;
+    update(&mut g, model.parameters(), &weights, flat, optimiser)?;
     Ok([("encode", encode), ("compare", compare), ("pull", pull), ("update", g)])
 }
 
@@ -240,7 +240,8 @@ fn pull<'a>(model: &dyn Model, chunk: Capacity, stage: Stage, kept: impl Iterato
         let seed = g.apply(TakeRows { rows: meta.dim(0) }, &[state, begin])?;
         seeds.push((value, g.reshape(seed, meta)?));
     }
-    let own = backprop(&mut g, &seeds, &[weights.flat])?[0];
+    let back = if model.recomputes() { backprop_again } else { backprop };
+    let own = back(&mut g, &seeds, &[weights.flat])?[0];
     let own = own.ok_or_else(|| Error::shape("train.chunk", "what is represented depends on no parameter"))?;
     let flat = gradient(&mut g, model)?;
     let sum = g.apply(Binary { kind: BinaryKind::Add }, &[flat, own])?;

@@ -2,11 +2,11 @@
 
 use super::batch::{Capacity, TextInputs, VideoInputs};
 use super::{Batch, Model, Stage, Term, TextSide, VideoSide};
-use crate::engine::autodiff::backprop;
+use crate::engine::autodiff::{backprop, backprop_again};
 use crate::engine::graph::{Graph, Value};
 use crate::engine::op::optim::{AdamW, ClipNorm};
 use crate::engine::op::pointwise::{Binary, BinaryKind, Unary, UnaryKind};
-use crate::engine::parameters::Weights;
+use crate::engine::parameters::{Parameters, Weights};
 use crate::engine::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 
@@ -26,6 +26,15 @@ impl Default for Optimiser {
     }
 }
 
+impl Optimiser {
+    /// What changes from step to step, for step `step` (from 0) with this learning rate.
+    pub fn scalars(&self, step: usize, rate: f32) -> [f32; 4] {
+        let t = step as i32 + 1;
+        let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;
+        [rate, correction(self.beta1), correction(self.beta2), 0.0]
+    }
+}
+
 /// One training step: the model's losses over a batch, backward, clipped, AdamW.
 ///
 /// Inputs: both sides' tokens and segments, `video_key` and `caption_key` u32 `[N]` (pairs that share one are not
@@ -37,19 +46,18 @@ pub fn training(model: &dyn Model, capacity: Capacity, stage: Stage, optimiser: 
     for (name, value) in terms {
         g.output(name, value);
     }
-    update(&mut g, model, &weights, flat, optimiser)?;
+    update(&mut g, model.parameters(), &weights, flat, optimiser)?;
     Ok(g)
 }
 
 /// Clips the gradient `flat` and takes a step of AdamW. Declares `scalars` and hands back `gradient_norm`.
-pub(super) fn update(
+pub(crate) fn update(
     g: &mut Graph,
-    model: &dyn Model,
+    parameters: &Parameters,
     weights: &Weights,
     flat: Value,
     optimiser: Optimiser,
 ) -> Result<()> {
-    let parameters = model.parameters();
     let clip = g.apply_all(ClipNorm { max_norm: optimiser.max_norm }, &[flat])?;
     let dims = [Dim::Fixed(parameters.elements as usize)];
     let groups = Dim::Fixed(parameters.list.len());
@@ -105,7 +113,8 @@ fn loss_and_gradient(
     let losses = total(g, &terms)?;
     let one = g.fill(1.0, &[Dim::Fixed(1)])?;
     // Parameters are views of one flat state, so their gradients come as one pack in the same layout.
-    let grads = backprop(g, &[(losses[0].1, one)], &[weights.flat])?;
+    let back = if model.recomputes() { backprop_again } else { backprop };
+    let grads = back(g, &[(losses[0].1, one)], &[weights.flat])?;
     let flat = grads[0].ok_or_else(|| Error::shape("training", "the loss depends on no parameter"))?;
     Ok((losses, flat, weights))
 }

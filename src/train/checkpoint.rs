@@ -81,7 +81,7 @@ impl State {
 }
 
 /// The first key in which two settings differ, and both values.
-fn difference(was: &Value, is: &Value) -> Option<(String, String, String)> {
+pub(super) fn difference(was: &Value, is: &Value) -> Option<(String, String, String)> {
     match (was, is) {
         (Value::Object(a), Value::Object(b)) => {
             let keys = a.keys().chain(b.keys().filter(|k| !a.contains_key(*k)));

@@ -17,6 +17,7 @@ use crate::eval::{CaptionMode, Directions};
 use crate::eval::{Retrieval, Setting};
 use crate::models::batch::{Capacity, Rows, pack_texts, pack_videos};
 use crate::models::chunks::pack_begins;
+use crate::models::encoded::{CaptionRows, Encoded, Encoding};
 use crate::models::plans::Optimiser;
 use crate::models::rows::{TextRows, VideoRows};
 use crate::models::tiles::{self, Side, Tiler};
@@ -25,6 +26,7 @@ use crate::models::{Config, Model, build, folder, standardise};
 use crate::random::Random;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Random stream of the order of pairs in an epoch.
@@ -77,6 +79,7 @@ pub struct Trainer<'a> {
     out: PathBuf,
     options: TrainOptions,
     model: Box<dyn Model>,
+    encoding: Option<Arc<Encoding>>,
     train: Pairs<'a>,
     val: Option<Pairs<'a>>,
     executor: Executor,
@@ -89,19 +92,37 @@ pub struct Trainer<'a> {
 /// A split with its token rows as the model takes them.
 pub(super) struct Pairs<'a> {
     data: &'a Dataset,
-    texts: TextRows<'a>,
+    texts: Texts<'a>,
     videos: VideoRows<'a>,
     video_key: Vec<u32>,
     caption_key: Vec<u32>,
     foreground: Option<&'a (dyn Fn(usize, usize) -> bool + Sync)>,
 }
 
+/// Texts as files have them, or as an encoder in the model takes them.
+enum Texts<'a> {
+    Features(TextRows<'a>),
+    Captions(CaptionRows),
+}
+
+impl Texts<'_> {
+    fn rows(&self) -> &(dyn Rows + Sync) {
+        match self {
+            Texts::Features(rows) => rows,
+            Texts::Captions(rows) => rows,
+        }
+    }
+}
+
 impl<'a> Pairs<'a> {
-    fn new(data: &'a Dataset, config: &Config) -> Result<Pairs<'a>> {
+    fn new(data: &'a Dataset, config: &Config, encoding: Option<&Arc<Encoding>>) -> Result<Pairs<'a>> {
         let keys = data.keys();
         Ok(Pairs {
             data,
-            texts: TextRows::new(&*data.texts, config)?,
+            texts: match encoding {
+                None => Texts::Features(TextRows::new(&*data.texts, config)?),
+                Some(encoding) => Texts::Captions(encoding.rows(data, config.max_words)?),
+            },
             videos: VideoRows::new(&*data.videos, config)?,
             video_key: keys.video,
             caption_key: keys.caption,
@@ -130,7 +151,7 @@ impl<'a> Pairs<'a> {
         };
         Capacity {
             texts: batch,
-            words: most(&|p| self.texts.rows(self.text(p))),
+            words: most(&|p| self.texts.rows().rows(self.text(p))),
             videos: batch,
             frames: most(&|p| self.videos.rows(self.video(p))),
         }
@@ -151,9 +172,9 @@ impl<'a> Pairs<'a> {
     pub fn pack(&self, slot: &mut SlotWriter, pairs: &[usize], part: Range<usize>) -> Result<()> {
         let texts: Vec<usize> = pairs.iter().map(|p| self.text(*p)).collect();
         let videos: Vec<usize> = pairs.iter().map(|p| self.video(*p)).collect();
-        pack_texts(slot, &self.texts, &texts[part.clone()])?;
+        pack_texts(slot, self.texts.rows(), &texts[part.clone()])?;
         pack_videos(slot, &self.videos, &videos[part.clone()])?;
-        pack_begins(slot, (&self.texts, &texts[..part.start]), (&self.videos, &videos[..part.start]))?;
+        pack_begins(slot, (self.texts.rows(), &texts[..part.start]), (&self.videos, &videos[..part.start]))?;
         for (name, keys) in [("video_key", &self.video_key), ("caption_key", &self.caption_key)] {
             if slot.has(name) {
                 let place = slot.u32(name)?;
@@ -186,12 +207,30 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When options or data do not fit, when memory does not suffice (before any is taken), or when `out` holds a run
     /// and `resume` is not set.
-    pub fn new(run: &Run<'a>, backend: Box<dyn Backend>, mut observe: impl FnMut(Event)) -> Result<Trainer<'a>> {
+    pub fn new(run: &Run<'a>, backend: Box<dyn Backend>, observe: impl FnMut(Event)) -> Result<Trainer<'a>> {
+        Trainer::with_encoder(run, None, backend, observe)
+    }
+
+    /// [`Trainer::new`] with a text encoder in the place of text features, which is trained along as it says. It is
+    /// written to `encoder/` beside the model, which takes the features that it makes.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::new`], and when the model's texts are not as wide as the encoder's.
+    pub fn with_encoder(
+        run: &Run<'a>,
+        encoding: Option<Arc<Encoding>>,
+        backend: Box<dyn Backend>,
+        mut observe: impl FnMut(Event),
+    ) -> Result<Trainer<'a>> {
         let Run { out, config, options, train, val, resume, foreground } = *run;
         options.check()?;
         let model = build(config)?;
-        let train = Pairs { foreground, ..Pairs::new(train, config)? };
-        let val = val.map(|data| Pairs::new(data, config)).transpose()?;
+        let model: Box<dyn Model> = match &encoding {
+            None => model,
+            Some(encoding) => Box::new(Encoded::new(model, encoding.clone())?),
+        };
+        let train = Pairs { foreground, ..Pairs::new(train, config, encoding.as_ref())? };
+        let val = val.map(|data| Pairs::new(data, config, encoding.as_ref())).transpose()?;
         if train.data.pairs.len() < 2 {
             let what = format!("has {} pairs", train.data.pairs.len());
             return Err(Error::data(&train.data.name, "train", what, "contrastive training needs two or more"));
@@ -200,6 +239,9 @@ impl<'a> Trainer<'a> {
         let mut steered_by = train.fingerprint();
         if let Some(val) = val.as_ref().filter(|_| gate.is_some()) {
             steered_by += &format!("; held out: {}", val.fingerprint());
+        }
+        if let Some(encoding) = &encoding {
+            steered_by += &format!("; encoder {}", encoding.identity());
         }
         let wanted = State::new(options, config, &steered_by);
         let found = checkpoint::latest(out, model.parameters(), &wanted, |e| observe(Event::Warning(e)));
@@ -212,6 +254,7 @@ impl<'a> Trainer<'a> {
             out: out.into(),
             options: options.clone(),
             model,
+            encoding,
             train,
             val,
             executor,
@@ -236,15 +279,22 @@ impl<'a> Trainer<'a> {
         self.executor.write_state("adam_m", &m)?;
         self.executor.write_state("adam_v", &v)?;
         self.executor.write_state_words("group_ranges", &ranges)?;
-        self.executor.write_state("group_factors", &factors)
+        self.executor.write_state("group_factors", &factors)?;
+        self.encoding.as_ref().map_or(Ok(()), |encoding| encoding.write_still(&mut self.executor))
     }
 
     /// Parameters before the first step: drawn from the seed, statistics from the training split.
     fn initial(&self) -> Result<Vec<f32>> {
         let (parameters, train) = (self.model.parameters(), &self.train);
         let mut flat = parameters.initial(self.options.seed);
-        let texts: Vec<usize> = train.data.pairs.iter().map(|p| p.text).collect();
-        standardise::fit(parameters, &mut flat, "text", &train.texts, &texts)?;
+        match &self.encoding {
+            None => {
+                let texts: Vec<usize> = train.data.pairs.iter().map(|p| p.text).collect();
+                standardise::fit(parameters, &mut flat, "text", train.texts.rows(), &texts)?;
+            }
+            // Words that are learned have no statistics to begin with.
+            Some(encoding) => encoding.initial(parameters, &mut flat, self.options.seed),
+        }
         standardise::fit(parameters, &mut flat, "video", &train.videos, &train.data.gallery())?;
         Ok(flat)
     }
@@ -377,11 +427,8 @@ impl<'a> Trainer<'a> {
                 if !part.is_last() {
                     return Ok(());
                 }
-                let t = *step as i32 + 1;
-                let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t))) as f32;
                 let rate = options.learning_rate(*step, steps);
-                let scalars = [rate, correction(optimiser.beta1), correction(optimiser.beta2), 0.0];
-                slot.f32("scalars")?.copy_from_slice(&scalars);
+                slot.f32("scalars")?.copy_from_slice(&optimiser.scalars(*step, rate));
                 Ok(())
             },
             |(step, part), outputs| {
@@ -431,7 +478,7 @@ impl<'a> Trainer<'a> {
                 let relevance = relevance(val.data)?;
                 let text_items: Vec<usize> = val.data.pairs.iter().map(|p| p.text).collect();
                 let gallery = val.data.gallery();
-                let texts = Side { rows: &val.texts, items: &text_items };
+                let texts = Side { rows: val.texts.rows(), items: &text_items };
                 let videos = Side { rows: &val.videos, items: &gallery };
                 let first = self.plans_of_steps();
                 let mut tiler = Tiler { executor: &mut self.executor, first, capacity: self.tiling };
@@ -453,7 +500,7 @@ impl<'a> Trainer<'a> {
         if best {
             self.state.best = mean;
             let params = self.executor.read_state("params")?;
-            folder::save(&self.out, self.model.as_ref(), &params, &self.card())?;
+            self.save_model(&params)?;
         }
         if let Some([t2v, v2t]) = recall {
             let recall_at_1 = (t2v + v2t) / 2.0;
@@ -462,6 +509,15 @@ impl<'a> Trainer<'a> {
             observe(Event::Line(&line));
         }
         Ok(())
+    }
+
+    /// The model's folder; with an encoder the two go apart, and the model, whose folder says that it is whole, comes last.
+    fn save_model(&self, params: &[f32]) -> Result<()> {
+        let Some(encoding) = &self.encoding else {
+            return folder::save(&self.out, self.model.as_ref(), params, &self.card());
+        };
+        encoding.save(&self.out.join("encoder"), self.model.parameters(), params)?;
+        folder::save(&self.out, build(self.model.config())?.as_ref(), params, &self.card())
     }
 
     fn save_checkpoint(&mut self, observe: &mut impl FnMut(Event)) -> Result<()> {
@@ -531,7 +587,7 @@ fn prepare(
     let mut tiling = train.capacity(1);
     if let Some(val) = val {
         let texts: Vec<usize> = val.data.pairs.iter().map(|p| p.text).collect();
-        tiling = tiles::capacity(&val.texts, &texts, &val.videos, &val.data.gallery());
+        tiling = tiles::capacity(val.texts.rows(), &texts, &val.videos, &val.data.gallery());
         graphs.extend(tiles::graphs(model, tiling)?.map(|(name, g)| (name.to_string(), g)));
     }
     if let Some(gate) = gate {

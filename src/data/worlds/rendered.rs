@@ -16,9 +16,9 @@ pub mod textures;
 pub mod words;
 pub mod world;
 
-pub use draw::Picture;
+pub use draw::Canvas;
 pub use folder::Written;
-pub use mp4::Ffmpeg;
+pub use mp4::Mp4Writer;
 pub use world::{Clip, Rendered, Set, Truth, Twin, TwinKind};
 
 /// The name of the world.

@@ -6,14 +6,14 @@ use super::words::Shape;
 
 /// An RGB picture of 8 bits a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
+pub struct Canvas {
     pub width: usize,
     pub height: usize,
     /// `[height, width, 3]`
     pub rgb: Vec<u8>,
 }
 
-impl Picture {
+impl Canvas {
     pub fn new(width: usize, height: usize, colour: [u8; 3]) -> Self {
         Self { width, height, rgb: colour.repeat(width * height) }
     }
@@ -28,7 +28,7 @@ impl Picture {
     }
 
     /// Lays `other` over this picture, its corner at (x, y); what sticks out is cut.
-    pub fn paste(&mut self, other: &Picture, x: usize, y: usize) {
+    pub fn paste(&mut self, other: &Canvas, x: usize, y: usize) {
         let width = other.width.min(self.width.saturating_sub(x));
         for row in 0..other.height.min(self.height.saturating_sub(y)) {
             let to = 3 * ((y + row) * self.width + x);
@@ -102,7 +102,7 @@ impl Drawn {
     }
 
     /// Draws the shape with a soft shadow and a darker rim.
-    pub fn draw(&self, into: &mut Picture, colour: [u8; 3]) {
+    pub fn draw(&self, into: &mut Canvas, colour: [u8; 3]) {
         if self.alpha <= 0.0 || self.radius <= 0.0 {
             return;
         }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::draw::Picture;
-use super::mp4::Ffmpeg;
+use super::draw::Canvas;
+use super::mp4::Mp4Writer;
 use super::world::{Clip, Rendered, Set};
 use crate::data::files::{Beside, write_whole};
 use crate::data::layout::{CAPTIONS, Split};
@@ -65,7 +65,7 @@ impl Rendered {
     pub fn write(
         &self,
         dir: &Path,
-        ffmpeg: &Ffmpeg,
+        ffmpeg: &Mp4Writer,
         progress: &(dyn Fn(usize, usize) + Sync),
         stop: &AtomicBool,
     ) -> Result<Written> {
@@ -142,11 +142,11 @@ fn shown<'a>(clips: &'a [&'a Clip]) -> impl Iterator<Item = &'a Clip> {
 }
 
 /// Twelve clips, a row each, six moments from the first to the last frame.
-pub fn preview(clips: &[&Clip]) -> Picture {
+pub fn preview(clips: &[&Clip]) -> Canvas {
     let rows = clips.len().min(ROWS);
     let (width, height) = clips.first().map_or((0, 0), |clip| (clip.truth.width, clip.truth.height));
     let side = |count: usize, each: usize| count * (each + GAP) + GAP;
-    let mut sheet = Picture::new(side(COLUMNS, width), side(rows, height), [246, 246, 244]);
+    let mut sheet = Canvas::new(side(COLUMNS, width), side(rows, height), [246, 246, 244]);
     for (row, clip) in shown(clips).enumerate() {
         let last = clip.truth.frames.saturating_sub(1);
         for column in 0..COLUMNS {
@@ -160,7 +160,7 @@ pub fn preview(clips: &[&Clip]) -> Picture {
 
 /// # Errors
 /// [`Error::Io`] should the encoder refuse.
-pub fn png(picture: &Picture) -> Result<Vec<u8>> {
+pub fn png(picture: &Canvas) -> Result<Vec<u8>> {
     let mut content = Cursor::new(Vec::new());
     // Sides fit: they are checked.
     let (width, height) = (picture.width as u32, picture.height as u32);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::draw::Picture;
+use super::draw::Canvas;
 use crate::error::{Error, Result};
 
 const INSTALL: &str =
@@ -16,17 +16,17 @@ const COMPLAINTS: u64 = 16 << 10;
 
 /// An `ffmpeg` that was found to work.
 #[derive(Debug, Clone)]
-pub struct Ffmpeg {
+pub struct Mp4Writer {
     program: PathBuf,
     /// `libx264`, or `mpeg4` where that is missing.
     pub encoder: &'static str,
 }
 
-impl Ffmpeg {
+impl Mp4Writer {
     /// The `ffmpeg` on PATH.
     ///
     /// # Errors
-    /// As [`Ffmpeg::at`].
+    /// As [`Mp4Writer::at`].
     pub fn find() -> Result<Self> {
         Self::at(Path::new("ffmpeg"))
     }
@@ -68,7 +68,7 @@ impl Ffmpeg {
         to: &Path,
         (width, height): (usize, usize),
         fps: f32,
-        frames: impl Iterator<Item = Picture>,
+        frames: impl Iterator<Item = Canvas>,
         stop: &AtomicBool,
     ) -> Result<()> {
         let mut command = Command::new(&self.program);
@@ -132,7 +132,7 @@ impl Ffmpeg {
 }
 
 /// Hands all frames to the program. One that closes its ear says why in its status.
-fn feed(input: Option<impl Write>, frames: impl Iterator<Item = Picture>, stop: &AtomicBool) -> Result<()> {
+fn feed(input: Option<impl Write>, frames: impl Iterator<Item = Canvas>, stop: &AtomicBool) -> Result<()> {
     let Some(mut input) = input else { return Ok(()) };
     for frame in frames {
         if stop.load(Ordering::Relaxed) {

@@ -4,7 +4,7 @@ use std::f32::consts::{PI, TAU};
 
 use serde::{Deserialize, Serialize};
 
-use super::draw::{Drawn, Picture, smooth};
+use super::draw::{Canvas, Drawn, smooth};
 use super::textures::Texture;
 use super::words::{Action, Colour, Shape, Size};
 use crate::random::Random;
@@ -108,16 +108,16 @@ impl Scene {
     }
 
     /// The picture at this time.
-    pub fn frame(&self, seconds: f32) -> Picture {
+    pub fn frame(&self, seconds: f32) -> Canvas {
         let shot = self.shot(seconds);
-        let mut picture = shot.map_or_else(|| Picture::new(self.width, self.height, [0; 3]), |shot| self.empty(shot));
+        let mut picture = shot.map_or_else(|| Canvas::new(self.width, self.height, [0; 3]), |shot| self.empty(shot));
         self.populate(seconds, &mut picture);
         picture
     }
 
     /// Pictures at these times; a background is drawn once a shot.
-    pub fn frames(&self, times: impl Iterator<Item = f32>) -> impl Iterator<Item = Picture> {
-        let mut last: Option<(Shot, Picture)> = None;
+    pub fn frames(&self, times: impl Iterator<Item = f32>) -> impl Iterator<Item = Canvas> {
+        let mut last: Option<(Shot, Canvas)> = None;
         times.map(move |seconds| {
             let Some(shot) = self.shot(seconds) else { return self.frame(seconds) };
             if last.as_ref().is_none_or(|(known, _)| known != shot) {
@@ -129,11 +129,11 @@ impl Scene {
         })
     }
 
-    fn empty(&self, shot: &Shot) -> Picture {
+    fn empty(&self, shot: &Shot) -> Canvas {
         shot.background.draw(self.width, self.height, self.random)
     }
 
-    fn populate(&self, seconds: f32, picture: &mut Picture) {
+    fn populate(&self, seconds: f32, picture: &mut Canvas) {
         if let Some(object) = self.object(seconds) {
             object.draw(picture, self.colour.rgb());
         }

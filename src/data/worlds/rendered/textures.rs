@@ -4,7 +4,7 @@ use std::f32::consts::{SQRT_2, TAU};
 
 use serde::{Deserialize, Serialize};
 
-use super::draw::{Picture, byte, smooth};
+use super::draw::{Canvas, byte, smooth};
 use crate::random::Random;
 
 /// A kind of background.
@@ -63,7 +63,7 @@ impl Texture {
     }
 
     /// A background of this kind; `random` varies its scale, its place and a little its colours.
-    pub fn draw(self, width: usize, height: usize, random: Random) -> Picture {
+    pub fn draw(self, width: usize, height: usize, random: Random) -> Canvas {
         let shades = self.palette();
         let light = 1.0 + 0.16 * (random.uniform(0) - 0.5);
         // A period in pixels, in proportion to the picture.
@@ -85,7 +85,7 @@ impl Texture {
                 rgb.extend(a.iter().zip(b).map(|(a, b)| byte((a + (b - a) * share) * lens)));
             }
         }
-        Picture { width, height, rgb }
+        Canvas { width, height, rgb }
     }
 
     /// Share of the second colour at a place in periods; `scale` is a period in pixels.

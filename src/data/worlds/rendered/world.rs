@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use super::draw::Picture;
+use super::draw::Canvas;
 use super::scene::{Event, Scene, Shot, room};
 use super::textures::Texture;
 use super::words::{Action, Colour, Shape, Size, Story, TELLINGS, caption};
@@ -157,7 +157,7 @@ pub struct Clip {
 
 impl Clip {
     /// The picture at this time.
-    pub fn frame(&self, seconds: f32) -> Picture {
+    pub fn frame(&self, seconds: f32) -> Canvas {
         self.scene.frame(seconds)
     }
 
@@ -168,7 +168,7 @@ impl Clip {
     }
 
     /// All frames in their order.
-    pub fn frames(&self) -> impl Iterator<Item = Picture> {
+    pub fn frames(&self) -> impl Iterator<Item = Canvas> {
         self.scene.frames(self.times())
     }
 
