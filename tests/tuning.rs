@@ -615,6 +615,7 @@ fn a_text_encoder_is_trained_along_with_a_model() {
         let (model, params) = folder::load(&out).unwrap();
         assert_eq!(params.len() as u64, model.parameters().elements);
     }
+    println!("sums of the last losses: {last:?}");
     assert!(last[1] < last[0], "an encoder that learns helps: {last:?}");
 }
 
@@ -673,6 +674,51 @@ fn steps_are_the_same_by_ptx() {
         let f32s = moviola::engine::op::Precision::F32;
         like_the_cpu(&on(Box::new(moviola::engine::backend::cuda::Cuda::open(0, f32s).unwrap())));
     });
+}
+
+/// Pairs of which one has a frame of another size, or none.
+struct Broken(usize);
+
+impl Pairs for Broken {
+    fn len(&self) -> usize {
+        8
+    }
+    fn caption(&self, pair: usize) -> &str {
+        KINDS[pair]
+    }
+    fn video(&self, pair: usize) -> u32 {
+        pair as u32
+    }
+    fn frames(&self, pair: usize) -> usize {
+        if pair == 5 { self.0 } else { 1 }
+    }
+    fn squares(&self, pair: usize, frames: &[usize], _: &Preprocess) -> Result<Vec<Vec<u8>>> {
+        let bytes = if pair == 5 { 3 } else { 3 * 16 * 16 };
+        Ok(vec![vec![0; bytes]; frames.len()])
+    }
+}
+
+#[test]
+fn frames_that_do_not_fit_the_tower_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let encoder = dir.path().join("fresh");
+    fresh_one(&encoder, 2);
+    for frames in [0, 1] {
+        let (out, options, pairs) = (dir.path().join(frames.to_string()), options(1), Broken(frames));
+        let tuning = tuning(Tuning::All);
+        let run = EncoderRun {
+            encoder: &encoder,
+            out: &out,
+            options: &options,
+            tuning: &tuning,
+            pairs: &pairs,
+            resume: false,
+        };
+        let error = EncoderTrainer::new(&run, cpu()).unwrap().run(&AtomicBool::new(false), |_| ()).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(KINDS[5]) && error.contains("768 bytes"), "{error}");
+        assert!(!out.join("model.safetensors").exists());
+    }
 }
 
 #[test]
