@@ -452,6 +452,7 @@ pub mod gather;
 pub mod gram;
 pub mod grouped;
 pub mod hard_negatives;
+pub mod int8;
 pub mod interact;
 pub mod linear;
 pub mod margin;
@@ -502,6 +503,8 @@ pub static OPS: &[&dyn Op] = &[
     &conv::CONV_DX,
     &conv::CONV_DW,
     &quant::FAKE_QUANT,
+    &int8::QUANTIZE_ROWS,
+    &int8::LINEAR_INT8,
     &topk::TOP_K,
     &contrast::CONTRAST,
     &contrast::CONTRAST_GRAD,

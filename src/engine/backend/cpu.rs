@@ -12,6 +12,7 @@ pub mod experts;
 pub mod gather;
 pub mod gram;
 pub mod grouped;
+pub mod int8;
 pub mod interact;
 pub mod lanes;
 pub mod linear;

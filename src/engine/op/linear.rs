@@ -22,7 +22,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    fn unary(self) -> Option<UnaryKind> {
+    pub(super) fn unary(self) -> Option<UnaryKind> {
         match self {
             Activation::None => None,
             Activation::Relu => Some(UnaryKind::Relu),
