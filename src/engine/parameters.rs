@@ -6,6 +6,9 @@ use super::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 use crate::random::Random;
 
+/// The name of the state that holds all parameters.
+pub const STATE: &str = "params";
+
 /// How a parameter starts.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub enum Init {
@@ -137,7 +140,7 @@ impl Parameters {
 
     /// The flat state in a graph, and every parameter as a view of it.
     pub fn weights(&self, g: &mut Graph) -> Result<Weights> {
-        let flat = g.state("params", Meta::f32(&[Dim::Fixed(self.elements as usize)])?);
+        let flat = g.state(STATE, Meta::f32(&[Dim::Fixed(self.elements as usize)])?);
         let mut views = vec![];
         for p in &self.list {
             let dims: Vec<Dim> = p.shape.iter().map(|n| Dim::Fixed(*n)).collect();

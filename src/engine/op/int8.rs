@@ -15,8 +15,8 @@ const FORWARD_ONLY: &str = "codes are integers; `fake_quant` is what training ro
 
 /// Codes of a word.
 pub const CODES: usize = 4;
-/// Most words of a row: a sum of 131,072 products of codes is below 2³¹.
-const MOST_WORDS: usize = 131_072 / CODES;
+/// Most codes of a row: a sum of so many products is below 2³¹.
+pub const MOST_CODES: usize = 131_072;
 
 /// Rows as codes of int8 with a scale each: those of [`FakeQuant`](quant::FakeQuant), of which this is the form that is
 /// stored. Operand x `[R, D]`, R may be ragged; outputs codes u32 `[R, ⌈D/4⌉]`, four codes a word, the first in the
@@ -35,6 +35,13 @@ static QUANTIZE_ROWS_KERNEL: KernelDef = KernelDef {
     cuda: Some(&ptx::QUANT),
 };
 
+impl QuantizeRows {
+    /// Words of a row of so many codes.
+    pub fn words(codes: usize) -> usize {
+        codes.div_ceil(CODES)
+    }
+}
+
 impl Op for QuantizeRows {
     fn name(&self) -> &'static str {
         "quantize_rows"
@@ -42,12 +49,12 @@ impl Op for QuantizeRows {
     fn infer(&self, ins: &[Meta]) -> Result<Vec<Meta>> {
         expect_rank(self.name(), ins, &[2])?;
         expect_dtype(self.name(), ins, 0, DType::F32)?;
-        let words = expect_fixed(self.name(), "columns", ins[0].dim(1))?.div_ceil(CODES);
+        let words = QuantizeRows::words(expect_fixed(self.name(), "columns", ins[0].dim(1))?);
         Ok(vec![Meta::u32(&[ins[0].dim(0), Dim::Fixed(words)])?, Meta::f32(&[ins[0].dim(0)])?])
     }
     fn reference(&self, ins: &[HostTensor], _: &Counts) -> Vec<HostTensor> {
         let [rows, cols] = [ins[0].dim(0), ins[0].dim(1)];
-        let words = cols.div_ceil(CODES);
+        let words = QuantizeRows::words(cols);
         let (mut codes, mut scales) = (vec![0u32; rows * words], vec![0.0; rows]);
         for r in 0..rows {
             let x = &ins[0].x()[r * cols..][..cols];
@@ -147,7 +154,7 @@ impl Op for LinearInt8 {
         let (m, n) = (ins[0].dim(0), ins[2].dim(0));
         let words = [ins[0].dim(1), ins[2].dim(1)];
         expect_same(self.name(), "the contracted dimensions", words[0], words[1])?;
-        if expect_fixed(self.name(), "the contracted dimension", words[0])? > MOST_WORDS {
+        if expect_fixed(self.name(), "the contracted dimension", words[0])? > MOST_CODES / CODES {
             let what = format!("rows have {} codes, more than sums of 32 bits hold", words[0].cap() * CODES);
             return Err(Error::shape(self.name(), what));
         }
