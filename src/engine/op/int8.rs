@@ -21,7 +21,8 @@ pub const MOST_CODES: usize = 131_072;
 /// Rows as codes of int8 with a scale each: those of [`FakeQuant`](quant::FakeQuant), of which this is the form that is
 /// stored. Operand x `[R, D]`, R may be ragged; outputs codes u32 `[R, ⌈D/4⌉]`, four codes a word, the first in the
 /// lowest byte, zeros behind the last; scales `[R]`, so that x ≈ scale · code. Rows whose largest magnitude is at or below
-/// [`SMALLEST`] have codes and scale 0; the scale of a row with a NaN is one. Codes are the same bits on all devices.
+/// [`SMALLEST`] have codes and scale 0; the scale of a row with a NaN or an infinity is not finite. Codes are the same
+/// bits on all devices.
 #[derive(Clone, Debug)]
 pub struct QuantizeRows;
 

@@ -60,8 +60,11 @@ fn quantize(x: &[f32], codes: &mut [u8]) -> f32 {
     let m = largest(x);
     codes[x.len()..].fill(0);
     let codes = &mut codes[..x.len()];
-    // No code shows a NaN, so the scale does.
-    let none = x.iter().map(|x| x * 0.0).filter(|zero| zero.is_nan()).fold(0.0, |_, nan| nan);
+    // No code shows a NaN or an infinity, so the scale does.
+    let mut none = [0.0f32; 16];
+    let (whole, rest) = x.as_chunks::<16>();
+    whole.iter().for_each(|x| none.iter_mut().zip(x).for_each(|(none, x)| *none += x * 0.0));
+    let none = none.iter().sum::<f32>() + rest.iter().map(|x| x * 0.0).sum::<f32>();
     if m > SMALLEST {
         let inverse = 1.0 / m;
         codes.iter_mut().zip(x).for_each(|(byte, x)| *byte = (code(*x, m, inverse) + INTEGER).to_bits() as u8);
@@ -303,6 +306,7 @@ impl Product<'_> {
             let mut sums = [[0; COLS]; ROWS];
             for col in (0..n).step_by(COLS) {
                 let panel = &panels[col * words..][..COLS * words];
+                let columns = Columns::new(self, col);
                 for r in (0..rows).step_by(ROWS) {
                     match rows - r {
                         1 => path.tile([row(r)], panel, &mut sums),
@@ -312,10 +316,11 @@ impl Product<'_> {
                         5 => path.tile([0, 1, 2, 3, 4].map(|i| row(r + i)), panel, &mut sums),
                         _ => path.tile([0, 1, 2, 3, 4, 5].map(|i| row(r + i)), panel, &mut sums),
                     }
-                    for (i, sums) in sums.iter().enumerate().take(rows - r) {
-                        let y = &mut y[(r + i) * stride + col..];
-                        let width = COLS.min(n - col);
-                        self.finish(first + r + i, col, sums, shifts[r + i], &mut y[..width], stride);
+                    let tile = ROWS.min(rows - r);
+                    let values = self.values(first + r, &columns, &sums[..tile], &shifts[r..]);
+                    for (i, values) in values[..tile].iter().enumerate() {
+                        let y = &mut y[(r + i) * stride + col..][..columns.width];
+                        self.store((first + r + i) * stride + col, &values[..columns.width], y);
                     }
                 }
             }
@@ -336,34 +341,57 @@ impl Product<'_> {
         }
     }
 
-    /// Scales, bias, activation and residual for a row of a tile.
-    fn finish(&self, row: usize, col: usize, sums: &[i32; COLS], shift: i32, y: &mut [f32], stride: usize) {
-        let (width, scale) = (y.len(), self.scales_a[row]);
-        let mut value = [0.0f32; COLS];
-        let value = &mut value[..width];
-        let (scales, bias) = (&self.scales_b[col..][..width], self.bias.get(col..col + width).unwrap_or(&[]));
+    /// Scales, bias and activation for a tile whose first row is `row`.
+    fn values(&self, row: usize, columns: &Columns, sums: &[[i32; COLS]], shifts: &[i32]) -> [[f32; COLS]; ROWS] {
+        let mut values = [[0.0f32; COLS]; ROWS];
+        let rows = sums.len();
         simd(
             #[inline(always)]
             || {
-                for ((value, sum), scale_b) in value.iter_mut().zip(sums).zip(scales) {
-                    *value = sum.wrapping_sub(shift) as f32 * (scale * scale_b);
+                for (i, (values, sums)) in values.iter_mut().zip(sums).enumerate() {
+                    let (scale, shift) = (self.scales_a[row + i], shifts[i]);
+                    for c in 0..COLS {
+                        let sum = sums[c].wrapping_sub(shift) as f32;
+                        values[c] = sum * (scale * columns.scales[c]) + columns.bias[c];
+                    }
                 }
-                value.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
             },
         );
         if self.activation != 0 {
-            super::pointwise::apply(self.activation, value);
+            super::pointwise::apply(self.activation, values[..rows].as_flattened_mut());
         }
+        values
+    }
+
+    /// Values and residual for a part of a row that begins at element `at` of y.
+    fn store(&self, at: usize, values: &[f32], y: &mut [f32]) {
         if !self.has_residual {
-            y.copy_from_slice(value);
-            return;
+            return y.copy_from_slice(values);
         }
-        let at = row * stride + col;
-        match self.residual.get(at..at + width) {
-            Some(residual) => (y.iter_mut().zip(&*value).zip(residual)).for_each(|((y, value), add)| *y = value + add),
+        match self.residual.get(at..at + y.len()) {
+            Some(residual) => y.iter_mut().zip(values).zip(residual).for_each(|((y, value), add)| *y = value + add),
             // It stands where y is written.
-            None => y.iter_mut().zip(&*value).for_each(|(y, value)| *y += value),
+            None => y.iter_mut().zip(values).for_each(|(y, value)| *y += value),
         }
+    }
+}
+
+/// What belongs to the columns of a tile: zeros beyond the last.
+struct Columns {
+    width: usize,
+    scales: [f32; COLS],
+    bias: [f32; COLS],
+}
+
+impl Columns {
+    fn new(product: &Product, col: usize) -> Columns {
+        let width = COLS.min(product.n - col);
+        let mut columns = Columns { width, scales: [0.0; COLS], bias: [0.0; COLS] };
+        columns.scales[..width].copy_from_slice(&product.scales_b[col..][..width]);
+        if !product.bias.is_empty() {
+            columns.bias[..width].copy_from_slice(&product.bias[col..][..width]);
+        }
+        columns
     }
 }
 

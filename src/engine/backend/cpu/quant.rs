@@ -30,11 +30,11 @@ pub(super) fn code(x: f32, m: f32, inverse: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let at = x.abs() * 127.0;
     let near = (at * inverse + ROUND) - ROUND;
-    let even = near == ((near * 0.5 + ROUND) - ROUND) * 2.0;
+    let odd = near != ((near * 0.5 + ROUND) - ROUND) * 2.0;
     let (above, below) = ((near + 0.5) * m, (near - 0.5) * m);
-    // A tie belongs to the even code of the two.
-    let up = above < at || (above == at && !even);
-    let down = below > at || (below == at && !even);
+    // A tie belongs to the even code of the two. Without branches, of which four times as long is spent.
+    let up = (above < at) | ((above == at) & odd);
+    let down = (below > at) | ((below == at) & odd);
     (near + if up { 1.0 } else { 0.0 } - if down { 1.0 } else { 0.0 }).copysign(x)
 }
 
