@@ -1,10 +1,14 @@
 // linear: y = act(A·B + bias) + residual, any of A and B transposed. linear_bf16: the same with A and B rounded to
-// bf16, products and sums in f32.
+// bf16, products and sums in f32. linear_int8: A and Bᵀ are rows of codes of int8, four a word, with a scale each; sums
+// of products in i32, then act(scale_a scale_b sum + bias) + residual.
 //
 // Floor: 2·m·n·k FLOPs. linear is bound by f32 arithmetic (67 TFLOP/s on an H200); linear_bf16 by what passes from L2
 // to shared memory: a tile reads 512 bytes for 8,192 FLOPs.
 // Layout: a block a tile of 64 x 64; see tile.cuh. Registers stand in ptx/RESOURCES.md; nothing is spilled.
-// Not measured yet; predicted on an H200: 40 TFLOP/s and, with 5.5 TB/s from L2, at most 88 TFLOP/s.
+// linear_int8 takes the tiles of linear, a word in the place of a number: a DP4A, of which an SM does 64 a cycle, is
+// four products. Tensor cores (mma.m16n8k32 of s8) would do 16 times as many; the tile would be that of bf16.
+// Not measured yet; predicted on an H200: 40 TFLOP/s and, with 5.5 TB/s from L2, at most 88 TFLOP/s; linear_int8 at
+// most 130 TOP/s.
 #include "tile.cuh"
 
 struct Linear {
@@ -23,9 +27,10 @@ __device__ inline float activate(u32 kind, float x) {
     }
 }
 
-// Bias, activation and residual for a finished tile. The residual may be y itself.
-__device__ inline void finish(const Linear& p, u32 m, u32 n, u32 row0, u32 col0, const float* tile, const float* bias,
-                              const float* residual, float* y) {
+// Bias, activation and residual for a finished tile, whose numbers `scale` changes first. The residual may be y itself.
+template <class P, class Scale>
+__device__ inline void finish(const P& p, u32 m, u32 n, u32 row0, u32 col0, const float* tile, const float* bias,
+                              const float* residual, float* y, Scale scale) {
     bool aligned = p.ldy % 4 == 0 && reinterpret_cast<size_t>(y) % 16 == 0;
     by_four(tile, [&](u32 r, u32 c, float (&x)[4]) {
         r += row0, c += col0;
@@ -34,6 +39,7 @@ __device__ inline void finish(const Linear& p, u32 m, u32 n, u32 row0, u32 col0,
 #pragma unroll
         for (u32 j = 0; j < 4; j++) {
             if (c + j >= n) continue;
+            x[j] = scale(x[j], r, c + j);
             if (p.has_bias) x[j] += bias[c + j];
             x[j] = activate(p.activation, x[j]);
             if (p.has_residual) x[j] += residual[at + j];
@@ -41,6 +47,10 @@ __device__ inline void finish(const Linear& p, u32 m, u32 n, u32 row0, u32 col0,
         store_four(y + at, x, n - c, aligned);
     });
 }
+
+struct Plain {
+    __device__ float operator()(float sum, u32, u32) const { return sum; }
+};
 
 struct Yes { static constexpr bool value = true; };
 struct No { static constexpr bool value = false; };
@@ -67,7 +77,7 @@ KERNEL linear(const float* __restrict__ a, const float* __restrict__ b, const fl
             by_layout(p, [&](auto a_along, auto b_along) {
                 tile_product<a_along.value, b_along.value>(left, right, row0, col0, stages, sum);
             });
-            finish(p, m, n, row0, col0, put_tile(stages, sum), bias, residual, y);
+            finish(p, m, n, row0, col0, put_tile(stages, sum), bias, residual, y, Plain{});
         }
     }
 }
@@ -83,7 +93,35 @@ KERNEL_OF(4) linear_bf16(const float* __restrict__ a, const float* __restrict__ 
             by_layout(p, [&](auto a_along, auto b_along) {
                 bf16_tile_product<a_along.value, b_along.value>(left, right, row0, col0, stages, sum);
             });
-            finish(p, m, n, row0, col0, put_tile(stages, sum), bias, residual, y);
+            finish(p, m, n, row0, col0, put_tile(stages, sum), bias, residual, y, Plain{});
+        }
+    }
+}
+
+struct LinearInt8 {
+    Size m, n;
+    u32 words, ldy;
+    u32 activation, has_bias, has_residual;
+};
+
+KERNEL linear_int8(const u32* __restrict__ a, const float* __restrict__ scales_a, const u32* __restrict__ b,
+                   const float* __restrict__ scales_b, const float* __restrict__ bias, const float* residual, float* y,
+                   u32* /* panels */, const u32* __restrict__ counts, LinearInt8 p) {
+    __shared__ Stages stages;
+    u32 m = p.m(counts), n = p.n(counts);
+    Matrix left = {reinterpret_cast<const float*>(a), m, p.words, p.words};
+    Matrix right = {reinterpret_cast<const float*>(b), n, p.words, p.words};
+    for (u32 row0 = blockIdx.y * TILE; row0 < m; row0 += gridDim.y * TILE) {
+        for (u32 col0 = blockIdx.x * TILE; col0 < n; col0 += gridDim.x * TILE) {
+            int sum[4][4] = {};
+            tile_product<true, true>(left, right, row0, col0, stages, sum);
+            float sums[4][4];
+#pragma unroll
+            for (u32 i = 0; i < 4; i++)
+#pragma unroll
+                for (u32 j = 0; j < 4; j++) sums[i][j] = static_cast<float>(sum[i][j]);
+            auto scale = [&](float x, u32 r, u32 c) { return x * (scales_a[r] * scales_b[c]); };
+            finish(p, m, n, row0, col0, put_tile(stages, sums), bias, residual, y, scale);
         }
     }
 }

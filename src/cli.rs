@@ -57,6 +57,7 @@ Examples:
 enum Products {
     F32,
     Bf16,
+    Int8,
 }
 
 impl From<Products> for Precision {
@@ -64,6 +65,7 @@ impl From<Products> for Precision {
         match p {
             Products::F32 => Precision::F32,
             Products::Bf16 => Precision::Bf16,
+            Products::Int8 => Precision::Int8,
         }
     }
 }
@@ -74,7 +76,8 @@ pub(crate) struct Common {
     /// Where to compute: auto, cpu, cuda, cuda:N, wgpu or wgpu:N. auto takes a real GPU if there is one, else the CPU.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: String,
-    /// How matrix products are computed: bf16 takes tensor cores (cuda only); all else stays f32.
+    /// How matrix products are computed: bf16 takes tensor cores (cuda only); int8 is for products with weights, and not for
+    /// training; all else stays f32.
     #[arg(long, global = true, default_value = "f32")]
     precision: Products,
     /// CPU threads; 0 means all cores. Results do not depend on it.

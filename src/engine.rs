@@ -6,6 +6,8 @@ pub mod bench;
 pub mod check;
 pub mod fuse;
 pub mod graph;
+pub mod inference;
+pub mod int8;
 pub mod op;
 pub mod parameters;
 pub mod ptx;

@@ -614,3 +614,24 @@ fn a_model_and_its_text_encoder_are_trained_together_and_go_apart() {
     has(refused(&[&train(&world, &place("x"))[..], &["--encoder", encoder]].concat()), &["--model"]);
     has(refused(&[&train(&world, &place("x"))[..], &["--set", "encoder.alpha=8"]].concat()), &["--encoder"]);
 }
+
+#[test]
+fn int8_is_for_what_was_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, out) = (world(dir.path()), dir.path().join("run"));
+    let int8 = ["--precision", "int8"];
+    has(refused(&[&train(&world, at(&out))[..], &int8].concat()), &["--precision", "no gradients"]);
+    assert!(!out.join("model.safetensors").exists());
+    has(refused(&["bench", "scoring", "--device", "cpu", "--precision", "int8"]), &["--precision", "weights"]);
+    ok(&train(&world, at(&out)));
+    let eval = ["eval", "retrieval", "--model", at(&out), "--data", &world, "--device", "cpu", "--json"];
+    let report = json(&[&eval[..], &int8].concat());
+    assert!(report.to_string().contains("int8 products"), "{report}");
+    let encoder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/encoders/minilm");
+    let lines = dir.path().join("lines.txt");
+    std::fs::write(&lines, "a guitar\n").unwrap();
+    let (texts, encode) = (dir.path().join("texts"), ["encode", "texts", "--device", "cpu", "--json"]);
+    let from = ["--encoder", encoder, "--lines", at(&lines), "--out", at(&texts)];
+    let report = json(&[&encode[..], &from, &int8].concat());
+    assert!(report["device"].as_str().unwrap().contains("int8 products"), "{report}");
+}

@@ -68,6 +68,7 @@ impl PlanCommand {
     pub fn run(&self, common: &Common) -> Result<()> {
         let backend = device::open(common)?;
         let ctx = backend.ctx();
+        ctx.precision.trains()?;
         let (mut rows, mut dumps, mut totals) = (vec![], vec![], vec![]);
         for name in MODELS.iter().filter(|m| self.model.as_deref().is_none_or(|wanted| wanted == **m)) {
             let mut all = RegionBytes::default();

@@ -4,11 +4,10 @@
 
 use crate::data::files::{Beside, Mapped, is_file_name, read_capped, write_whole};
 use crate::engine::backend::Backend;
-use crate::engine::fuse::fuse;
 use crate::engine::graph::Graph;
+use crate::engine::inference;
 use crate::engine::parameters::{Parameter, Parameters};
 use crate::engine::scheduler::executor::Executor;
-use crate::engine::scheduler::plan::{StateLayout, plan};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -97,13 +96,8 @@ impl Checkpoint {
         (parameters, prefixes): (&Parameters, &[&str]),
         backend: Box<dyn Backend>,
     ) -> Result<Executor> {
-        let graph = fuse(graph);
-        let states = StateLayout::of([&graph])?;
-        let made = plan(what, &graph, &states, &backend.ctx())?;
         let params = self.read(parameters, prefixes)?;
-        let mut executor = Executor::new(backend, vec![made], states)?;
-        executor.write_state("params", &params)?;
-        Ok(executor)
+        inference::load(&[(what, graph.clone())], &params, backend)
     }
 
     /// What features of this encoder are known by: its name, and a hash of its weights, which tells versions apart that

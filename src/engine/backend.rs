@@ -183,16 +183,16 @@ pub fn open(choice: &DeviceChoice, threads: usize, precision: Precision) -> Resu
         return Ok(opened);
     }
     let fix = "leave --precision out, or use --device cuda";
-    Err(Error::device(opened.0.name(), "computes in f32 only", fix))
+    Err(Error::device(opened.0.name(), "computes in f32 and int8 only", fix))
 }
 
 fn open_any(choice: &DeviceChoice, threads: usize, precision: Precision) -> Result<(Box<dyn Backend>, String)> {
     match *choice {
-        DeviceChoice::Cpu => open_cpu(threads, "asked for"),
+        DeviceChoice::Cpu => open_cpu(threads, precision, "asked for"),
         DeviceChoice::Cuda(index) => open_cuda(index.unwrap_or(0), precision, "asked for"),
-        DeviceChoice::Wgpu(Some(index)) => open_adapter(index, "asked for"),
+        DeviceChoice::Wgpu(Some(index)) => open_adapter(index, precision, "asked for"),
         DeviceChoice::Wgpu(None) => match best(&adapters()) {
-            Some((index, _)) => open_adapter(index, "the best that wgpu found"),
+            Some((index, _)) => open_adapter(index, precision, "the best that wgpu found"),
             None => Err(Error::device("wgpu", "no adapter was found", NO_ADAPTER)),
         },
         DeviceChoice::Auto => open_best(threads, precision),
@@ -210,18 +210,25 @@ fn open_best(threads: usize, precision: Precision) -> Result<(Box<dyn Backend>, 
         }
     }
     match best(&adapters()) {
-        Some((index, info)) if usable(info) => match open_adapter(index, &format!("auto: a {}", info.kind)) {
-            Ok(opened) => return Ok(opened),
-            Err(e) => why = e.to_string(),
-        },
+        Some((index, info)) if usable(info) => {
+            match open_adapter(index, precision, &format!("auto: a {}", info.kind)) {
+                Ok(opened) => return Ok(opened),
+                Err(e) => why = e.to_string(),
+            }
+        }
         Some(_) if why == "no GPU was found" => why += ", only a software device",
         _ => {}
     }
-    open_cpu(threads, &format!("auto: {why}"))
+    open_cpu(threads, precision, &format!("auto: {why}"))
 }
 
-fn open_cpu(threads: usize, why: &str) -> Result<(Box<dyn Backend>, String)> {
-    opened(cpu::Cpu::new(threads)?, why)
+fn open_cpu(threads: usize, precision: Precision, why: &str) -> Result<(Box<dyn Backend>, String)> {
+    opened(cpu::Cpu::new(threads)?.with(without_bf16(precision)), why)
+}
+
+/// What back ends without tensor cores compute in; [`open`] refuses them where that is not what was asked for.
+fn without_bf16(precision: Precision) -> Precision {
+    if precision == Precision::Bf16 { Precision::F32 } else { precision }
 }
 
 fn opened(backend: impl Backend + 'static, why: &str) -> Result<(Box<dyn Backend>, String)> {
@@ -260,11 +267,15 @@ fn adapters() -> Vec<DeviceInfo> {
     vec![]
 }
 
-fn open_adapter(index: usize, why: &str) -> Result<(Box<dyn Backend>, String)> {
+fn open_adapter(index: usize, precision: Precision, why: &str) -> Result<(Box<dyn Backend>, String)> {
     #[cfg(feature = "wgpu")]
-    return opened(wgpu::Gpu::open(index)?, why);
+    return opened(wgpu::Gpu::open(index)?.with(without_bf16(precision)), why);
     #[cfg(not(feature = "wgpu"))]
-    Err(Error::device(format!("wgpu:{index}"), format!("{why}, but this build has no wgpu back end"), NO_ADAPTER))
+    Err(Error::device(
+        format!("wgpu:{index}"),
+        format!("{why} with {precision:?}, but this build has no wgpu back end"),
+        NO_ADAPTER,
+    ))
 }
 
 fn cuda_devices() -> Vec<DeviceInfo> {

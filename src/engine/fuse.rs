@@ -152,7 +152,7 @@ fn root(g: &Graph, mut v: Value) -> Value {
 }
 
 /// The graph without nodes that nothing kept depends on.
-fn without_dead(g: &Graph) -> Graph {
+pub(super) fn without_dead(g: &Graph) -> Graph {
     let live = g.live();
     let mut numbers = vec![u32::MAX; g.nodes.len()];
     let mut kept = Graph::new();

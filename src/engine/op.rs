@@ -108,21 +108,47 @@ impl Target {
     pub const ALL: [Target; 3] = [Target::Cpu, Target::Wgsl, Target::Cuda];
 }
 
-/// How matrix products are computed. Everything else is f32, and so is what is stored.
+/// How matrix products are computed. Everything else is f32.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     #[default]
     F32,
     /// Factors are rounded to bf16 and products summed in f32 on tensor cores.
     Bf16,
+    /// Weights and what they are multiplied with are rounded to int8, row by row, and products summed in i32
+    /// ([`inference`](super::inference)); products of other factors are f32.
+    Int8,
 }
 
 impl Precision {
     /// The error that rounding the factors may add, relative to the largest result.
     pub fn tolerance(self) -> f64 {
         match self {
-            Precision::F32 => 0.0,
+            // Ops compute in f32; it is graphs that are rewritten.
+            Precision::F32 | Precision::Int8 => 0.0,
             Precision::Bf16 => 1e-2,
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Config`] where products have no gradients.
+    pub fn trains(self) -> Result<()> {
+        match self {
+            Precision::F32 | Precision::Bf16 => Ok(()),
+            Precision::Int8 => {
+                let fix =
+                    "train without it, and use int8 with what was trained; cba's `quantisation` rounds in training";
+                Err(Error::config("--precision", "int8 has no gradients: codes are integers", fix))
+            }
+        }
+    }
+
+    /// What a device's name says of it.
+    pub fn told(self) -> &'static str {
+        match self {
+            Precision::F32 => "",
+            Precision::Bf16 => ", bf16 products",
+            Precision::Int8 => ", int8 products",
         }
     }
 }
@@ -452,6 +478,7 @@ pub mod gather;
 pub mod gram;
 pub mod grouped;
 pub mod hard_negatives;
+pub mod int8;
 pub mod interact;
 pub mod linear;
 pub mod margin;
@@ -502,6 +529,8 @@ pub static OPS: &[&dyn Op] = &[
     &conv::CONV_DX,
     &conv::CONV_DW,
     &quant::FAKE_QUANT,
+    &int8::QUANTIZE_ROWS,
+    &int8::LINEAR_INT8,
     &topk::TOP_K,
     &contrast::CONTRAST,
     &contrast::CONTRAST_GRAD,

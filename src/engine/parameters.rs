@@ -6,6 +6,9 @@ use super::tensor::{Dim, Meta};
 use crate::error::{Error, Result};
 use crate::random::Random;
 
+/// The name of the state that holds all parameters.
+pub const STATE: &str = "params";
+
 /// How a parameter starts.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub enum Init {
@@ -134,7 +137,7 @@ impl Parameters {
 
     /// The flat state in a graph, and every parameter as a view of it.
     pub fn weights(&self, g: &mut Graph) -> Result<Weights> {
-        self.weights_in(g, "params")
+        self.weights_in(g, STATE)
     }
 
     /// The same with a state of another name.

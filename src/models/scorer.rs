@@ -7,9 +7,8 @@ use super::{Config, Model, folder, plans};
 use crate::data::TokenSource;
 use crate::data::tokens::Tokens;
 use crate::engine::backend::Backend;
-use crate::engine::fuse::fuse;
+use crate::engine::inference;
 use crate::engine::scheduler::executor::Executor;
-use crate::engine::scheduler::plan::{StateLayout, plan};
 use crate::error::Result;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -66,14 +65,7 @@ impl<'a> Scorer<'a> {
         };
         let mut graphs: Vec<_> = tiles::graphs(model.as_ref(), capacity)?.into_iter().collect();
         graphs.push(("evidence", plans::evidence(model.as_ref(), single)?));
-        let graphs: Vec<_> = graphs.into_iter().map(|(name, g)| (name, fuse(&g))).collect();
-        let states = StateLayout::of(graphs.iter().map(|g| &g.1))?;
-        let ctx = backend.ctx();
-        let made = graphs.iter().map(|(name, g)| plan(name, g, &states, &ctx)).collect::<Result<Vec<_>>>()?;
-        let mut executor = Executor::new(backend, made, states)?;
-        if !params.is_empty() {
-            executor.write_state("params", params)?;
-        }
+        let executor = inference::load(&graphs, params, backend)?;
         Ok(Scorer { model, texts: text_rows, videos: video_rows, text_items, video_items, executor, capacity })
     }
 

@@ -7,10 +7,8 @@ use super::random_batch::{SEED, Sizes};
 use super::tiles;
 use crate::engine::backend::Backend;
 use crate::engine::bench::in_turns;
-use crate::engine::fuse::fuse;
 use crate::engine::graph::Kind;
-use crate::engine::scheduler::executor::Executor;
-use crate::engine::scheduler::plan::{StateLayout, plan};
+use crate::engine::inference;
 use crate::error::Result;
 
 /// Seconds that models take to score all pairs of a random batch against a gallery that is filled, in turns:
@@ -28,13 +26,8 @@ pub fn scoring_in_turns(
     let capacity = batch.capacity();
     let (texts, videos): (Vec<usize>, Vec<usize>) = ((0..sizes.texts).collect(), (0..sizes.videos).collect());
     let ready = |model: &&dyn Model| {
-        let graphs = tiles::graphs(*model, capacity)?.map(|(name, g)| (name, fuse(&g)));
-        let states = StateLayout::of(graphs.iter().map(|g| &g.1))?;
-        let backend = open()?;
-        let ctx = backend.ctx();
-        let made = graphs.iter().map(|(name, g)| plan(name, g, &states, &ctx)).collect::<Result<Vec<_>>>()?;
-        let mut executor = Executor::new(backend, made, states)?;
-        executor.write_state("params", &model.parameters().initial(SEED))?;
+        let params = model.parameters().initial(SEED);
+        let mut executor = inference::load(&tiles::graphs(*model, capacity)?, &params, open()?)?;
         executor.run(0, |slot| pack_videos(slot, &batch.videos, &videos))?;
         let counts = executor.upload(1, |slot| {
             slot.count(VIDEOS, videos.len());

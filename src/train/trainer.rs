@@ -582,6 +582,8 @@ fn prepare(
     gate: Option<&Gate>,
     backend: Box<dyn Backend>,
 ) -> Result<(Executor, Capacity)> {
+    let ctx = backend.ctx();
+    ctx.precision.trains()?;
     let pairs = train.len();
     let mut graphs = graphs(model, options, pairs, |batch| train.capacity(batch), optimiser(options))?;
     let mut tiling = train.capacity(1);
@@ -595,7 +597,6 @@ fn prepare(
     }
     let graphs: Vec<_> = graphs.into_iter().map(|(name, g)| (name, fuse(&g))).collect();
     let states = StateLayout::of(graphs.iter().map(|g| &g.1))?;
-    let ctx = backend.ctx();
     let plans = graphs.iter().map(|(name, g)| plan(name, g, &states, &ctx)).collect::<Result<Vec<_>>>()?;
     Ok((Executor::new(backend, plans, states)?, tiling))
 }

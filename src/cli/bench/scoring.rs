@@ -4,6 +4,7 @@ use super::super::{Common, device, output};
 use super::sizes;
 use crate::engine::bench::{in_turns, median};
 use crate::engine::graph::{Graph, Value};
+use crate::engine::op::Precision;
 use crate::engine::op::interact::{Interact, MAX_SLOTS};
 use crate::engine::op::linear::Linear;
 use crate::engine::scheduler::executor::Executor;
@@ -81,6 +82,14 @@ impl Scoring {
         let states = StateLayout::of(&graphs)?;
         let backend = device::open(common)?;
         let ctx = backend.ctx();
+        if ctx.precision == Precision::Int8 {
+            let fix = "leave it out; `bench ops` times linear_int8";
+            return Err(Error::config(
+                "--precision",
+                "int8 is for products with weights, and here there are none",
+                fix,
+            ));
+        }
         let plans = ["scoring", "product"].iter().zip(&graphs).map(|(n, g)| plan(n, g, &states, &ctx));
         let mut executor = Executor::new(backend, plans.collect::<Result<_>>()?, states)?;
         executor.write_state("words", batch.texts.values())?;

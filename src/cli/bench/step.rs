@@ -200,11 +200,12 @@ impl Step {
 
 /// The training plan and the plan of the gradient alone.
 fn plans(model: &dyn Model, batch: &Batch, backend: &dyn Backend) -> Result<(Vec<Plan>, StateLayout)> {
+    let ctx = backend.ctx();
+    ctx.precision.trains()?;
     let capacity = batch.capacity();
     let graphs =
         [fuse(&training(model, capacity, Stage::default(), Optimiser::default())?), fuse(&gradients(model, capacity)?)];
     let states = StateLayout::of(&graphs)?;
-    let ctx = backend.ctx();
     let named = ["train", "gradient"].iter().zip(&graphs);
     let plans = named.map(|(name, g)| plan(name, g, &states, &ctx)).collect::<Result<_>>()?;
     Ok((plans, states))

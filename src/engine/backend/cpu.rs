@@ -12,6 +12,7 @@ pub mod experts;
 pub mod gather;
 pub mod gram;
 pub mod grouped;
+pub mod int8;
 pub mod interact;
 pub mod lanes;
 pub mod linear;
@@ -129,6 +130,7 @@ impl<'a> Call<'a> {
 pub struct Cpu {
     pool: rayon::ThreadPool,
     threads: usize,
+    precision: Precision,
     plans: Vec<Arc<Plan>>,
     memory: Memory,
 }
@@ -142,17 +144,22 @@ impl Cpu {
             .thread_name(|i| format!("moviola-cpu-{i}"))
             .build()
             .map_err(|e| Error::device("cpu", e.to_string(), "allow this process more threads"))?;
-        Ok(Cpu { pool, threads, plans: vec![], memory: Memory::default() })
+        Ok(Cpu { pool, threads, precision: Precision::F32, plans: vec![], memory: Memory::default() })
+    }
+
+    /// The same device with products in f32 or int8.
+    pub fn with(self, precision: Precision) -> Cpu {
+        Cpu { precision, ..self }
     }
 }
 
 impl Backend for Cpu {
     fn name(&self) -> String {
-        format!("cpu ({} threads)", self.threads)
+        format!("cpu ({} threads{})", self.threads, self.precision.told())
     }
 
     fn ctx(&self) -> Ctx {
-        Ctx { target: Target::Cpu, precision: Precision::F32, max_binding_bytes: u64::MAX, threads: self.threads }
+        Ctx { target: Target::Cpu, precision: self.precision, max_binding_bytes: u64::MAX, threads: self.threads }
     }
 
     fn memory(&self) -> u64 {

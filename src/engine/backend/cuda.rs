@@ -170,8 +170,7 @@ impl Cuda {
         if let Some(why) = too_old(&properties) {
             return Err(Error::device(id, why, "use --device wgpu, which runs it through Vulkan, or --device cpu"));
         }
-        let products = if precision == Precision::Bf16 { ", bf16 products" } else { "" };
-        let name = format!("{id} ({}{products})", in_words(&properties));
+        let name = format!("{id} ({}{})", in_words(&properties), precision.told());
         let open = || -> Result<Cuda, Fault> {
             let context = Context::new(ordinal)?;
             Ok(Cuda {

@@ -56,6 +56,7 @@ pub fn list() -> Vec<DeviceInfo> {
 /// A GPU as a device.
 pub struct Gpu {
     info: DeviceInfo,
+    precision: Precision,
     device: Device,
     queue: Queue,
     faults: Faults,
@@ -129,10 +130,16 @@ impl Gpu {
             count: limits.max_storage_buffers_per_shader_stage as usize,
         };
         let frame = program::frame_layout(&device);
-        let gpu =
-            Gpu { info, device, queue, faults, limits, bindings, frame, pipelines: Pipelines::default(), loaded: None };
+        let (precision, pipelines) = (Precision::F32, Pipelines::default());
+        let gpu = Gpu { info, precision, device, queue, faults, limits, bindings, frame, pipelines, loaded: None };
         gpu.check("opening it")?;
         Ok(gpu)
+    }
+
+    /// The same device with products in f32 or int8.
+    pub fn with(mut self, precision: Precision) -> Gpu {
+        self.precision = precision;
+        self
     }
 
     /// Behaves from now on as a device whose bindings are smaller: a weak device's paths on a strong one.
@@ -274,11 +281,11 @@ impl Gpu {
 
 impl Backend for Gpu {
     fn name(&self) -> String {
-        format!("{} ({})", self.info.id, self.info.description)
+        format!("{} ({}{})", self.info.id, self.info.description, self.precision.told())
     }
 
     fn ctx(&self) -> Ctx {
-        Ctx { target: Target::Wgsl, precision: Precision::F32, max_binding_bytes: self.bindings.bytes, threads: 1 }
+        Ctx { target: Target::Wgsl, precision: self.precision, max_binding_bytes: self.bindings.bytes, threads: 1 }
     }
 
     fn memory(&self) -> u64 {

@@ -22,7 +22,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    fn unary(self) -> Option<UnaryKind> {
+    pub(super) fn unary(self) -> Option<UnaryKind> {
         match self {
             Activation::None => None,
             Activation::Relu => Some(UnaryKind::Relu),
@@ -175,7 +175,7 @@ impl Op for Linear {
             .u32(!o.ins[3].is_absent() as usize);
         let tiles = |d: Dim| (d.cap() as u32).div_ceil(TILE).clamp(1, 65_535);
         let kernel: &'static KernelDef = match ctx.precision {
-            Precision::F32 => &LINEAR_KERNEL,
+            Precision::F32 | Precision::Int8 => &LINEAR_KERNEL,
             Precision::Bf16 => &LINEAR_BF16_KERNEL,
         };
         vec![Launch { kernel, params, groups: [tiles(n), tiles(m), 1], args: o.all() }]

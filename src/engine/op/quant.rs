@@ -34,7 +34,7 @@ static FAKE_QUANT_KERNEL: KernelDef = KernelDef {
 };
 
 /// |c| for one element, by the definition.
-fn code(x: f32, m: f32) -> f32 {
+pub(super) fn code(x: f32, m: f32) -> f32 {
     let at = x.abs() * 127.0;
     (0..127u32)
         .filter(|k| {
@@ -108,7 +108,7 @@ impl Op for FakeQuant {
 
 /// Rows with a largest magnitude of 127 units, in which every place half-way between two codes stands, of both signs;
 /// the unit is a power of two in half of the rows, so that they are exact ties.
-fn ties(sizes: &[usize]) -> HostTensor {
+pub(super) fn ties(sizes: &[usize]) -> HostTensor {
     let units = [1.0, 0.25, 1024.0, 0.3, 1.0 / 127.0, 7e-5f32];
     let value = |c: usize| if c < 254 { c as f32 - 126.5 } else { [127.0, -127.0, 0.0][c - 254] };
     let row = |unit: f32| (0..sizes[1]).map(move |c| f64::from(value(c) * unit));
@@ -116,7 +116,7 @@ fn ties(sizes: &[usize]) -> HostTensor {
 }
 
 /// Noise, of which a row is 0, one as small as what becomes 0, one just larger, and one large.
-fn odd_rows(sizes: &[usize]) -> HostTensor {
+pub(super) fn odd_rows(sizes: &[usize]) -> HostTensor {
     let mut x = noise(sizes, 5);
     let scales = [0.0, 1e-35, 1e-28, 1e30, 1.0f32];
     for (row, scale) in x.x_mut().chunks_mut(sizes[1].max(1)).zip(scales) {

@@ -12,7 +12,7 @@ const LANES: usize = 16;
 
 /// The largest magnitude; a NaN is passed over: it stays visible in its element.
 #[inline(always)]
-fn largest(x: &[f32]) -> f32 {
+pub(super) fn largest(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
@@ -25,16 +25,16 @@ fn largest(x: &[f32]) -> f32 {
 
 /// The code of `x`, as the op defines it: a quotient says which it is up to a step, products which it is.
 #[inline(always)]
-fn code(x: f32, m: f32, inverse: f32) -> f32 {
+pub(super) fn code(x: f32, m: f32, inverse: f32) -> f32 {
     /// Adding 1.5·2²³ rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
     let at = x.abs() * 127.0;
     let near = (at * inverse + ROUND) - ROUND;
-    let even = near == ((near * 0.5 + ROUND) - ROUND) * 2.0;
+    let odd = near != ((near * 0.5 + ROUND) - ROUND) * 2.0;
     let (above, below) = ((near + 0.5) * m, (near - 0.5) * m);
-    // A tie belongs to the even code of the two.
-    let up = above < at || (above == at && !even);
-    let down = below > at || (below == at && !even);
+    // A tie belongs to the even code of the two. Without branches, of which four times as long is spent.
+    let up = (above < at) | ((above == at) & odd);
+    let down = (below > at) | ((below == at) & odd);
     (near + if up { 1.0 } else { 0.0 } - if down { 1.0 } else { 0.0 }).copysign(x)
 }
 
