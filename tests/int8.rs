@@ -4,12 +4,12 @@
 #[cfg(feature = "cuda")]
 mod emulation;
 
+use moviola::data::picture::Picture;
 use moviola::data::worlds::SimpleWorld;
 use moviola::data::{Dataset, Split};
 use moviola::encoders::architecture::{self, TextInputs};
 use moviola::encoders::checkpoint::Checkpoint;
 use moviola::encoders::image::ImageEncoder;
-use moviola::encoders::pixels::Picture;
 use moviola::encoders::text::TextEncoder;
 use moviola::engine::backend::{Backend, DeviceChoice, open};
 use moviola::engine::graph::{Graph, Value};

@@ -34,7 +34,7 @@ pub struct Explain {
     #[arg(value_name = "SENTENCE", requires = "index", conflicts_with_all = ["model", "data", "text"])]
     sentence: Option<String>,
     #[command(flatten)]
-    index: Option<FromIndex>,
+    index: FromIndex,
     /// Model folder.
     #[arg(long, value_name = "DIR", requires = "data", required_unless_present = "index")]
     model: Option<PathBuf>,
@@ -149,9 +149,9 @@ impl Explain {
             let what = format!("{} is neither .svg nor .html", self.out.as_deref().unwrap_or(Path::new("")).display());
             return Err(Error::config("--out", what, "name a picture FILE.svg or a page FILE.html"));
         }
-        let shown = match (&self.sentence, &self.index) {
-            (Some(sentence), Some(index)) => self.of_index(common, sentence, index)?,
-            _ => self.of_data(common)?,
+        let shown = match &self.sentence {
+            Some(sentence) => self.of_index(common, sentence, &self.index)?,
+            None => self.of_data(common)?,
         };
         if let Some(out) = &self.out {
             if kind == Some("html") {
@@ -166,14 +166,15 @@ impl Explain {
 
     /// A sentence and a video of an index, with frames of the video if there is to be a picture.
     fn of_index(&self, common: &Common, sentence: &str, from: &FromIndex) -> Result<Shown> {
+        let dir = from.dir()?.display();
         let Some(id) = &self.video else {
-            let fix = format!("name one that `moviola search {sentence:?} --index {}` finds", from.index.display());
+            let fix = format!("name one that `moviola search {sentence:?} --index {}` finds", dir);
             return Err(Error::config("--video", "is missing", fix));
         };
         let query = Query::open(common, from, sentence)?;
         let index = &query.index;
         let Some(video) = index.videos.find(id) else {
-            let what = format!("there is no video {id:?} in {}", from.index.display());
+            let what = format!("there is no video {id:?} in {}", dir);
             return Err(Error::config("--video", what, "look at the ids with `moviola search`"));
         };
         let mut scorer = query.scorer(common, vec![video])?;

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::models::scorer::Scorer;
 use crate::models::zero_shot::ZeroShot;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Name of the sentence as a text.
 pub const NAME: &str = "query";
@@ -18,10 +18,19 @@ pub const NAME: &str = "query";
 pub struct FromIndex {
     /// Folder that `moviola index` made.
     #[arg(long, value_name = "DIR")]
-    pub index: PathBuf,
+    pub index: Option<PathBuf>,
     /// Where the index's encoder lies now; where it lay when the index was made, if left out.
     #[arg(long, value_name = "DIR", requires = "index")]
     pub encoder: Option<PathBuf>,
+}
+
+impl FromIndex {
+    /// # Errors
+    /// [`Error::Config`] where no index is named.
+    pub fn dir(&self) -> Result<&Path> {
+        let none = || Error::config("--index", "is missing", "name a folder that `moviola index` made");
+        self.index.as_deref().ok_or_else(none)
+    }
 }
 
 /// A sentence that is encoded, and the index that it is asked of.
@@ -39,14 +48,15 @@ impl Query {
         if sentence.trim().is_empty() {
             return Err(Error::config("sentence", "is empty", "say what is to be found"));
         }
-        let index = Index::open(&from.index)?;
+        let dir = from.dir()?;
+        let index = Index::open(dir)?;
         let place = from.encoder.as_ref().unwrap_or(&index.encoder);
         if from.encoder.is_none() && !place.exists() {
-            let what = format!("the encoder of {} is no longer at {}", from.index.display(), place.display());
+            let what = format!("the encoder of {} is no longer at {}", dir.display(), place.display());
             return Err(Error::config("--encoder", what, "say where it is"));
         }
         let mut encoder = TextEncoder::open(place, device::open(common)?)?;
-        index.expect(encoder.identity())?;
+        index.asked_by(encoder.identity())?;
         let encoded = encoder.encode_one(sentence)?;
         let text = ZeroShot::text(&encoded.sentence)?;
         Ok(Query { index, encoder: encoder.identity().into(), encoded, text })

@@ -26,7 +26,7 @@ pub struct Search {
     #[arg(value_name = "SENTENCE", requires = "index", conflicts_with_all = ["model", "data", "text", "caption", "video"])]
     sentence: Option<String>,
     #[command(flatten)]
-    index: Option<FromIndex>,
+    index: FromIndex,
     /// A page with the hits' frames, FILE.html.
     #[arg(long, value_name = "FILE", requires = "index")]
     out: Option<PathBuf>,
@@ -82,8 +82,8 @@ impl Search {
         if self.top == 0 {
             return Err(Error::config("--top", "is 0", "ask for one or more"));
         }
-        if let (Some(sentence), Some(index)) = (&self.sentence, &self.index) {
-            return sentence::search(common, index, sentence, self.top, self.out.as_deref());
+        if let Some(sentence) = &self.sentence {
+            return sentence::search(common, &self.index, sentence, self.top, self.out.as_deref());
         }
         let (Some(model), Some(from)) = (&self.model, &self.data) else {
             let what = "nothing to look in is given";

@@ -62,7 +62,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Config`] that names both.
-    pub fn expect(&self, identity: &str) -> Result<()> {
+    pub fn asked_by(&self, identity: &str) -> Result<()> {
         match &self.videos.provenance().about.encoder {
             Some(own) if own == identity => Ok(()),
             own => {

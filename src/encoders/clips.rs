@@ -10,9 +10,10 @@ use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Scope;
+use std::time::{Duration, Instant};
 
 /// Videos that are decoded at once.
 const AHEAD: usize = 3;
@@ -53,7 +54,9 @@ enum Event {
     End(usize, Result<Vec<String>>),
 }
 
-/// Encodes the media of a folder in their order and hands each to `each` with its number, as soon as it is done.
+/// Encodes the media of a folder in their order and hands each to `each` with its number, as soon as it is done. Hands
+/// back for how long nothing was decoded that could have been encoded: more than that the device was not idle for want
+/// of frames.
 ///
 /// # Errors
 /// Those of the device, of `each`, and [`Error::Stopped`]. What is wrong with one of the media reaches `each`.
@@ -64,8 +67,9 @@ pub fn encode(
     media: &[Media],
     mut each: impl FnMut(usize, Result<Clip>) -> Result<()>,
     stop: &AtomicBool,
-) -> Result<()> {
+) -> Result<Duration> {
     let preprocess = encoder.preprocess().clone();
+    let waited = AtomicU64::new(0);
     let (send, events) = channel();
     std::thread::scope(|scope| {
         let paths = media.iter().map(|m| folder.join(&m.file)).collect();
@@ -78,6 +82,7 @@ pub fn encode(
             ended: 0,
             running: VecDeque::new(),
             send,
+            waited: &waited,
         };
         let mut events = events.into_iter().peekable();
         let mut clip = Clip::default();
@@ -96,7 +101,8 @@ pub fn encode(
             follow(&mut events, &mut clip, &mut each)?;
         }
         ran
-    })
+    })?;
+    Ok(Duration::from_nanos(waited.into_inner()))
 }
 
 /// Takes events up to the next frame. Does not wait: a vector means that its frame's event has come.
@@ -132,6 +138,8 @@ struct Squares<'scope, 'env> {
     ended: usize,
     running: VecDeque<Receiver<Piece>>,
     send: Sender<Event>,
+    /// Nanoseconds.
+    waited: &'env AtomicU64,
 }
 
 impl Iterator for Squares<'_, '_> {
@@ -150,7 +158,9 @@ impl Iterator for Squares<'_, '_> {
             }
             // A decoder that ends without a word has panicked.
             let lost = || Piece::End(Err(Error::config("decoder", "ended without a word", "report it")));
+            let begun = Instant::now();
             let piece = self.running.front()?.recv().unwrap_or_else(|_| lost());
+            self.waited.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
             let (event, square) = match piece {
                 Piece::Square(seconds, square) => (Event::Frame(seconds), Some(square)),
                 Piece::Still(seconds) => (Event::Still(seconds), None),

@@ -89,6 +89,8 @@ pub struct Report {
     /// Of this run.
     seconds: f64,
     frames_per_second: f64,
+    /// Seconds for which no frame was decoded that could have been encoded.
+    waited: f64,
     /// What could not be encoded.
     failed: Vec<Failed>,
     /// What was encoded although the decoder complained.
@@ -187,7 +189,7 @@ impl Job<'_> {
             let (done, all) = (journal.len(), media.len());
             output::note(common, format!("{done} of {all} are done and kept; run the same command again to go on"));
         }
-        ran?;
+        let waited = ran?.as_secs_f64();
         if journal.is_empty() {
             journal.remove()?;
             let what = format!("none of {} files could be encoded", media.len());
@@ -215,6 +217,7 @@ impl Job<'_> {
             bytes: written.bytes,
             seconds,
             frames_per_second: frames as f64 / seconds.max(1e-9),
+            waited,
             failed,
             doubtful,
         })
@@ -266,7 +269,11 @@ impl Report {
             self.device
         )];
         let earlier = if self.earlier > 0 { format!("; {} were done before", self.earlier) } else { String::new() };
-        lines.push(format!("{:.1} s, {:.1} frames/s{earlier}", self.seconds, self.frames_per_second));
+        let idle = 100.0 * self.waited / self.seconds.max(1e-9);
+        lines.push(format!(
+            "{:.1} s, {:.1} frames/s, {idle:.0} % of the time waiting for frames{earlier}",
+            self.seconds, self.frames_per_second
+        ));
         for (title, list) in [("left out", &self.failed), ("doubtful", &self.doubtful)] {
             lines.extend(list.iter().map(|f| format!("{title}: {}: {}", f.file.display(), f.what)));
         }

@@ -85,7 +85,7 @@ pub fn search(common: &Common, from: &FromIndex, sentence: &str, top: usize, out
     let answer = Answer {
         query: sentence.into(),
         encoder: query.encoder.clone(),
-        index: from.index.clone(),
+        index: from.dir()?.into(),
         videos: videos.len(),
         device: scorer.device(),
         model: scorer.config().model.clone(),
