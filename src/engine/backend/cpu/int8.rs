@@ -8,6 +8,16 @@
 //! `b` are stored with 128 added, and 128 · Σ a is taken from each sum: modulo 2³² that is exact. Before VNNI sums of
 //! two products saturate at 16 bits: there |a| is multiplied with b under the sign of a, and 2 · 127² fits. That is
 //! four instructions for 32 products, as many as f32 takes; it saves memory and no time.
+//!
+//! 1536 × 512 × 512 on one core of an EPYC of family 26 (AVX-512 VNNI), beside `linear` in f32 of that shape:
+//!
+//! | | idle cores | busy cores |
+//! |---|---|---|
+//! | an epilogue a row | 2.96 to 3.04 times as fast | |
+//! | an epilogue a tile (now) | | 2.22 to 2.78 |
+//!
+//! With the second a whole text encoder, whose products are shorter, went from 1.6 to 1.9 times as fast. Quantising `a`
+//! takes a fifth of the product's time, and took four fifths as long as codes were found with branches.
 
 use super::Call;
 use super::lanes::simd;
