@@ -8,6 +8,17 @@
 //! `b` are stored with 128 added, and 128 · Σ a is taken from each sum: modulo 2³² that is exact. Before VNNI sums of
 //! two products saturate at 16 bits: there |a| is multiplied with b under the sign of a, and 2 · 127² fits. That is
 //! four instructions for 32 products, as many as f32 takes; it saves memory and no time.
+//!
+//! 1536 × 512 × 512 on one core of an EPYC of family 26 (AVX-512 VNNI), beside `linear` in f32 of that shape, and
+//! all-MiniLM-L6-v2 on 10,000 captions beside itself in f32; the cores were busy but for the first figure:
+//!
+//! | | product | encoder |
+//! |---|---|---|
+//! | an epilogue a row | 2.96 to 3.04 times as fast | 1.60 to 1.78 |
+//! | an epilogue a tile | 2.22 to 2.78 | 1.81 to 2.53 |
+//! | the same, its values in one place (now) | 2.28 to 3.83 | 2.02 to 2.41 |
+//!
+//! Quantising `a` takes a fifth of the product's time; it took four fifths when codes were found with branches.
 
 use super::Call;
 use super::lanes::simd;
@@ -303,7 +314,7 @@ impl Product<'_> {
             if path.flip() != 0 {
                 shifts[..rows].iter_mut().enumerate().for_each(|(r, shift)| *shift = 128 * sum(row(r)));
             }
-            let mut sums = [[0; COLS]; ROWS];
+            let (mut sums, mut values) = ([[0; COLS]; ROWS], [[0.0; COLS]; ROWS]);
             for col in (0..n).step_by(COLS) {
                 let panel = &panels[col * words..][..COLS * words];
                 let columns = Columns::new(self, col);
@@ -317,7 +328,7 @@ impl Product<'_> {
                         _ => path.tile([0, 1, 2, 3, 4, 5].map(|i| row(r + i)), panel, &mut sums),
                     }
                     let tile = ROWS.min(rows - r);
-                    let values = self.values(first + r, &columns, &sums[..tile], &shifts[r..]);
+                    self.values(first + r, &columns, &sums, &shifts[r..], &mut values[..tile]);
                     for (i, values) in values[..tile].iter().enumerate() {
                         let y = &mut y[(r + i) * stride + col..][..columns.width];
                         self.store((first + r + i) * stride + col, &values[..columns.width], y);
@@ -342,9 +353,7 @@ impl Product<'_> {
     }
 
     /// Scales, bias and activation for a tile whose first row is `row`.
-    fn values(&self, row: usize, columns: &Columns, sums: &[[i32; COLS]], shifts: &[i32]) -> [[f32; COLS]; ROWS] {
-        let mut values = [[0.0f32; COLS]; ROWS];
-        let rows = sums.len();
+    fn values(&self, row: usize, columns: &Columns, sums: &Sums, shifts: &[i32], values: &mut [[f32; COLS]]) {
         simd(
             #[inline(always)]
             || {
@@ -358,9 +367,8 @@ impl Product<'_> {
             },
         );
         if self.activation != 0 {
-            super::pointwise::apply(self.activation, values[..rows].as_flattened_mut());
+            super::pointwise::apply(self.activation, values.as_flattened_mut());
         }
-        values
     }
 
     /// Values and residual for a part of a row that begins at element `at` of y.
