@@ -73,6 +73,36 @@ fn a_variable_frame_rate_shows_what_stands_still() {
 }
 
 #[test]
+fn a_still_is_what_is_on_the_screen() {
+    let dir = tempfile::tempdir().unwrap();
+    let uneven = dir.path().join("uneven.mp4");
+    numbered(&uneven, 4, "64x48", &["-vf", "select='eq(n,0)+eq(n,60)+gte(n,90)'", "-fps_mode", "vfr"]);
+    let ffmpeg = Ffmpeg::find().unwrap();
+    let still = |second: f32| number(&ffmpeg.still(&uneven, second, 64).unwrap().rgb);
+    assert_eq!([0.0, 1.0, 2.39, 2.4, 3.0, 3.6, 30.0].map(still), [0, 0, 0, 60, 60, 90, 99]);
+}
+
+#[test]
+fn words_in_a_file_are_no_times_and_few_frames_no_early_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let titled = dir.path().join("titled.mkv");
+    let title = format!(
+        "title=x pts_time:99 y [error] z {}[Parsed_showinfo_1 @ 0x5] [info] n: 0 pts_time:7 ",
+        "w".repeat(4090)
+    );
+    numbered(&titled, 4, "64x48", &["-metadata", &title]);
+    let seconds: Vec<f32> = frames(&titled, Sampling::Frames(2)).into_iter().map(|f| f.0).collect();
+    assert_eq!(seconds, [1.0, 3.0]);
+    // A damaged block in the middle: the decoder complains and goes on.
+    let mut bytes = fs::read(&titled).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 40].fill(0x55);
+    fs::write(&titled, bytes).unwrap();
+    let mut found = Ffmpeg::find().unwrap().frames(&titled, Sampling::Frames(2)).unwrap();
+    assert_eq!(found.by_ref().map(|f| f.unwrap().seconds).collect::<Vec<_>>(), [1.0, 3.0]);
+}
+
+#[test]
 fn turned_and_odd_pictures_come_as_a_player_shows_them() {
     let dir = tempfile::tempdir().unwrap();
     let (odd, turned) = (dir.path().join("odd.mkv"), dir.path().join("turned.mp4"));
@@ -185,7 +215,9 @@ fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
     let dim = moviola::data::open_tokens(&whole).unwrap().dim();
     // A run that was killed when two were done, and one of these has changed since.
     let identity = json(&run)["encoder"].as_str().unwrap().to_string();
-    let mut journal = Journal::open(&broken, dim, &format!("2 frames a second, by {identity}")).unwrap();
+    let decoder = Ffmpeg::find().unwrap().version().to_string();
+    let settings = format!("2 frames a second, decoded by ffmpeg {decoder}, by {identity}");
+    let mut journal = Journal::open(&broken, dim, &settings).unwrap();
     let stamp = |i: usize| {
         let of = fs::metadata(clips.join(format!("clip{i}.mp4"))).unwrap();
         let since = of.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -193,13 +225,19 @@ fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
     };
     journal.push("clip1", &stamp(1), &vec![0.25; 2 * dim], vec![0.0, 0.5]).unwrap();
     journal.push("clip2", "another file", &vec![0.5; 2 * dim], vec![0.0, 0.5]).unwrap();
+    // A third has changed into what is no video any more: the rows that it had are not its.
+    journal.push("clip3", "as it was", &vec![0.75; 2 * dim], vec![0.0, 0.5]).unwrap();
+    let refused = encode(&broken, &["--fps", "1"]);
+    assert!(!refused.status.success() && told(&refused).contains("another program"), "{}", told(&refused));
     drop(journal);
     let refused = encode(&broken, &["--fps", "1"]);
     assert!(!refused.status.success() && told(&refused).contains("2 frames a second"), "{}", told(&refused));
+    fs::write(clips.join("clip3.mp4"), "no video").unwrap();
     let run = encode(&broken, &[]);
-    assert!(run.status.success(), "{}", told(&run));
+    assert_eq!(run.status.code(), Some(1), "{}", told(&run));
     assert_eq!(json(&run)["earlier"], 1);
     let (expected, found) = (values(&whole), values(&broken));
+    assert_eq!((expected.len(), found.len()), (4, 3));
     for (e, f) in expected.iter().zip(&found) {
         assert_eq!(e.0, f.0);
         // What was done before is taken as it is.
@@ -331,7 +369,7 @@ fn a_sentence_is_looked_for_in_an_index_and_a_hit_explained() {
     // Videos that are gone cost their frames only.
     fs::remove_dir_all(&clips).unwrap();
     let run = moviola(&["search", asked, "--index", index, "--out", page.to_str().unwrap(), "--json"]);
-    assert!(run.status.success() && told(&run).contains("no frames of"), "{}", told(&run));
+    assert!(run.status.success() && told(&run).contains("not all frames of"), "{}", told(&run));
 }
 
 #[test]

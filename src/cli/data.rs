@@ -67,6 +67,14 @@ impl Dtype {
             Dtype::F32 => TokenDtype::F32,
         }
     }
+
+    /// The largest value that it holds.
+    pub(super) fn largest(self) -> f32 {
+        match self {
+            Dtype::F16 => f32::from(half::f16::MAX),
+            Dtype::F32 => f32::MAX,
+        }
+    }
 }
 
 #[derive(Copy, Clone, ValueEnum)]

@@ -20,6 +20,9 @@ use std::path::{Path, PathBuf};
 
 /// Show why a text and a video score as they do.
 #[derive(Args)]
+#[command(override_usage = "\
+moviola explain SENTENCE --index DIR --video ID [OPTIONS]
+       moviola explain --model DIR --data DIR --text ID [--video ID] [OPTIONS]")]
 #[command(after_help = "\
 Examples:
   moviola explain --model run --data world --text video576#0 --out why.html
@@ -36,7 +39,7 @@ pub struct Explain {
     #[command(flatten)]
     index: FromIndex,
     /// Model folder.
-    #[arg(long, value_name = "DIR", requires = "data", required_unless_present = "index")]
+    #[arg(long, value_name = "DIR", requires = "data", required_unless_present = "index", conflicts_with = "index")]
     model: Option<PathBuf>,
     #[command(flatten)]
     data: Option<DataArgs>,

@@ -2,7 +2,6 @@
 
 use super::Common;
 use super::encode::clips::FromVideos;
-use crate::data::index::Index;
 use crate::encoders::checkpoint::Checkpoint;
 use crate::encoders::text::TextEncoder;
 use crate::error::Result;
@@ -26,8 +25,7 @@ impl IndexCommand {
     pub fn run(&self, common: &Common) -> Result<()> {
         // An encoder without a text tower would be found out by the first search, after all the work.
         TextEncoder::check(&Checkpoint::open(&self.from.encoder)?)?;
-        let report = self.from.encode(common)?;
-        Index::create(&self.from.out, &self.from.encoder)?;
+        let report = self.from.encode(common, true)?;
         report.tell(common, &format!("\nask it: moviola search 'a sentence' --index {}", self.from.out.display()))
     }
 }

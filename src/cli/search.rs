@@ -12,8 +12,11 @@ use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Find the videos for a text, or the texts for a video.
+/// Find the videos for a sentence or a text, or the texts for a video.
 #[derive(Args)]
+#[command(override_usage = "\
+moviola search SENTENCE --index DIR [OPTIONS]
+       moviola search --model DIR --data DIR (--text ID | --caption WORDS | --video ID) [OPTIONS]")]
 #[command(after_help = "\
 Examples:
   moviola search --model run --data msrvtt --text ret7          by a text's id
@@ -31,7 +34,7 @@ pub struct Search {
     #[arg(long, value_name = "FILE", requires = "index")]
     out: Option<PathBuf>,
     /// Model folder.
-    #[arg(long, value_name = "DIR", requires = "data", required_unless_present = "index")]
+    #[arg(long, value_name = "DIR", requires = "data", required_unless_present = "index", conflicts_with = "index")]
     model: Option<PathBuf>,
     #[command(flatten)]
     data: Option<DataArgs>,

@@ -10,37 +10,32 @@ use crate::picture::strip::Still;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
+use std::path::Path;
 
 /// The widest that a still is.
 const WIDTH: u32 = 240;
 const QUALITY: u8 = 82;
 
-/// The frames at these seconds of video `i` of an index, as far as its file is still there; a note says what is missing.
+/// The frames at these seconds of video `i` of an index, those that can be had; a note says why one is missing.
 pub fn stills(common: &Common, index: &Index, i: usize, seconds: &[f32]) -> Vec<Still> {
-    match take(index, i, seconds) {
-        Ok(stills) => stills,
-        Err(e) => {
-            output::note(common, format!("no frames of {}: {e}", index.videos.ids()[i]));
-            vec![]
-        }
+    let none = || Error::config("index", "does not say which file that is", "make it with `moviola index`");
+    let source = index.file(i).ok_or_else(none).and_then(|file| Ok((file, Ffmpeg::find()?)));
+    let taken: Vec<Result<Still>> = match source {
+        Ok((file, ffmpeg)) => seconds.iter().map(|second| take(&ffmpeg, &file, *second)).collect(),
+        Err(e) => vec![Err(e)],
+    };
+    if let Some(Err(e)) = taken.iter().find(|still| still.is_err()) {
+        output::note(common, format!("not all frames of {} can be shown: {e}", index.videos.ids()[i]));
     }
+    taken.into_iter().flatten().collect()
 }
 
-fn take(index: &Index, i: usize, seconds: &[f32]) -> Result<Vec<Still>> {
-    let Some(file) = index.file(i) else {
-        return Err(Error::config("index", "does not say which file that is", "make it with `moviola index`"));
-    };
-    let ffmpeg = Ffmpeg::find()?;
-    seconds
-        .iter()
-        .map(|second| {
-            let Picture { width, height, rgb } = ffmpeg.still(&file, *second, WIDTH)?;
-            let mut jpeg = vec![];
-            JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
-                .encode(&rgb, width, height, ExtendedColorType::Rgb8)
-                .map_err(|e| Error::format(&file, format!("a frame cannot be made a JPEG ({e})"), "report it"))?;
-            let data = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(&jpeg));
-            Ok(Still { second: f64::from(*second), width, height, data })
-        })
-        .collect()
+fn take(ffmpeg: &Ffmpeg, file: &Path, second: f32) -> Result<Still> {
+    let Picture { width, height, rgb } = ffmpeg.still(file, second, WIDTH)?;
+    let mut jpeg = vec![];
+    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
+        .encode(&rgb, width, height, ExtendedColorType::Rgb8)
+        .map_err(|e| Error::format(file, format!("a frame cannot be made a JPEG ({e})"), "report it"))?;
+    let data = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(&jpeg));
+    Ok(Still { second: f64::from(second), width, height, data })
 }

@@ -36,7 +36,8 @@ other pair of the batch is still a negative, and each chunk is computed twice.
 
 With --encoder and --model a text encoder is trained along with the model, on captions and the features of videos;
 it is written to OUT/encoder. Without --model both towers of CLIP are trained, on captions and pictures:
-frames/VIDEO/ in --data holds a picture a frame, or frames/VIDEO.png (or .jpg) is one; OUT is a checkpoint again.
+frames/VIDEO/ in --data holds a picture a frame, or frames/VIDEO.png (or .jpg) is one, or clips/VIDEO.mp4 is the
+video; OUT is a checkpoint again.
 --encoder new begins with a small CLIP of random weights and the words of the captions. An encoder that has
 learned something takes a train.learning_rate of 1e-6 to 1e-4.
 

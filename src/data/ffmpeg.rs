@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
 /// Demuxers that are let near a file: what a person calls a video, and no playlists.
@@ -23,6 +23,10 @@ const LINE_BYTES: u64 = 4096;
 const LEVELS: [&str; 3] = ["[error] ", "[fatal] ", "[panic] "];
 /// The most bytes of what ffprobe says.
 const PROBE_BYTES: u64 = 1 << 20;
+/// The most frames of one video: what a gap in its times would otherwise fill has no end.
+const MOST_FRAMES: usize = 1 << 20;
+/// Seconds before a still at which its search begins; where frames stand longer, the search begins at the beginning.
+const BEFORE: f32 = 10.0;
 /// A video that ends before this share of its length, with complaints, is cut off.
 const WHOLE: f64 = 0.9;
 const REPAIR: &str = "get the file again, or make it again with `ffmpeg -i OLD NEW.mp4`";
@@ -131,8 +135,13 @@ impl Ffmpeg {
     pub fn frames(&self, path: &Path, sampling: Sampling) -> Result<Frames> {
         let Probe { seconds } = self.probe(path)?;
         // `round=up`: a frame of the grid is what was on the screen at its instant, the last that began before it.
-        let (filter, shift, most) = match sampling {
-            Sampling::Fps(fps) => (format!("fps=fps={fps}:round=up"), 0.0, usize::MAX),
+        let cut = match sampling {
+            Sampling::Fps(fps) => Cut {
+                filter: format!("fps=fps={fps}:round=up"),
+                shift: 0.0,
+                step: 1.0 / f64::from(fps),
+                most: MOST_FRAMES,
+            },
             Sampling::Frames(n) => {
                 let Some(seconds) = seconds else {
                     let what = "does not say how long it is, and frames are to be spread evenly over it";
@@ -142,10 +151,10 @@ impl Ffmpeg {
                 let half = seconds / (2 * n) as f64;
                 let micros = (seconds * 1e6).round().max(1.0) as u64;
                 let filter = format!("setpts=PTS+{half:.6}/TB,fps=fps={}/{micros}:round=up", n as u64 * 1_000_000);
-                (filter, half, n)
+                Cut { filter, shift: half, step: half, most: n }
             }
         };
-        self.decode(path, seconds, (filter, shift, most), &[])
+        self.decode(path, seconds, cut, &[])
     }
 
     /// The frame on the screen at a second, no wider than `width`.
@@ -154,31 +163,37 @@ impl Ffmpeg {
     /// As [`Ffmpeg::frames`], and when there is no frame.
     pub fn still(&self, path: &Path, seconds: f32, width: u32) -> Result<Picture> {
         self.probe(path)?;
-        let filter = format!("scale='min({width},iw)':-2");
-        let seek: [OsString; 2] = ["-ss".into(), format!("{:.3}", seconds.max(0.0)).into()];
-        let mut frames = self.decode(path, None, (filter, 0.0, 1), &seek)?;
-        let none = || Error::format(path, format!("has no frame at {seconds:.1} s"), REPAIR);
-        frames.next().ok_or_else(none)?.map(|frame| frame.picture)
+        // What is on the screen is the last frame that began before: the one at the end of a stretch that ends there.
+        let still = |from: f32| {
+            let stretch: [OsString; 4] = [
+                "-ss".into(),
+                format!("{from:.3}").into(),
+                "-t".into(),
+                format!("{:.3}", seconds.max(0.0) - from + 0.002).into(),
+            ];
+            let filter = format!("scale='min({width},iw)':-2");
+            let cut = Cut { filter, shift: 0.0, step: 0.0, most: MOST_FRAMES };
+            let mut last = None;
+            for frame in self.decode(path, None, cut, &stretch)? {
+                last = Some(frame?.picture);
+            }
+            last.ok_or_else(|| Error::format(path, format!("has no frame at {seconds:.1} s"), REPAIR))
+        };
+        let near = (seconds - BEFORE).max(0.0);
+        still(near).or_else(|e| if near > 0.0 { still(0.0) } else { Err(e) })
     }
 
-    fn decode(
-        &self,
-        path: &Path,
-        whole: Option<f64>,
-        (filter, shift, most): (String, f64, usize),
-        before: &[OsString],
-    ) -> Result<Frames> {
+    fn decode(&self, path: &Path, whole: Option<f64>, cut: Cut, before: &[OsString]) -> Result<Frames> {
+        let Cut { filter, shift, step, most } = cut;
         let mut command = guarded(&self.ffmpeg);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"]);
         command.args(before).args(["-i"]).args(input(path));
         command.args(["-map", "0:V:0", "-an", "-sn", "-dn", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]);
         command.arg("-vf").arg(format!("{filter},showinfo=checksum=0")).args(["-fps_mode", "passthrough"]);
-        if most < usize::MAX {
-            command.args(["-frames:v", &most.to_string()]);
-        }
+        command.args(["-frames:v", &most.to_string()]);
         command.args(["-f", "image2pipe", "-c:v", "ppm", "-"]).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| absent(&self.ffmpeg, &e))?;
-        let (send, times) = sync_channel(1 << 16);
+        let (send, times) = channel();
         let complaints = Complaints::listen(&mut child, move |line| {
             if let Some(time) = time_of(line) {
                 // A reader that is gone wants no more times.
@@ -187,8 +202,20 @@ impl Ffmpeg {
         });
         let out = child.stdout.take().map(BufReader::new);
         let complaints = Some(complaints);
-        Ok(Frames { path: path.into(), whole, child, out, times, complaints, last: 0.0, frames: 0, kept: vec![] })
+        let (last, frames, kept) = (0.0, 0, vec![]);
+        Ok(Frames { path: path.into(), whole, step, child, out, times, complaints, last, frames, kept })
     }
+}
+
+/// What is asked of the decoder.
+struct Cut {
+    filter: String,
+    /// Seconds by which the filter moves times on.
+    shift: f64,
+    /// Seconds for which the last frame stands.
+    step: f64,
+    /// Frames, at most.
+    most: usize,
 }
 
 /// Frames of one video as they are decoded. Dropped early, the decoder ends.
@@ -196,6 +223,7 @@ pub struct Frames {
     path: PathBuf,
     /// Seconds that the file says it has.
     whole: Option<f64>,
+    step: f64,
     child: Child,
     /// Absent once all is read.
     out: Option<BufReader<ChildStdout>>,
@@ -224,6 +252,10 @@ impl Frames {
         let time = self.times.recv().ok().filter(|time| time.is_finite());
         let time = time.ok_or_else(|| Error::format(&self.path, what, REPAIR))?;
         (self.last, self.frames) = (time, self.frames + 1);
+        if self.frames == MOST_FRAMES {
+            let what = format!("has {MOST_FRAMES} frames or more, the last at {time:.0} s: its times may have a gap");
+            return Err(Error::format(&self.path, what, "take fewer with --fps, or split it"));
+        }
         Ok(Some(Frame { seconds: time as f32, picture }))
     }
 
@@ -238,7 +270,7 @@ impl Frames {
         if self.frames == 0 {
             return Err(Error::format(&self.path, format!("has no frame{}", said(&self.kept)), REPAIR));
         }
-        let cut = self.whole.filter(|whole| !self.kept.is_empty() && self.last < WHOLE * whole - 1.0);
+        let cut = self.whole.filter(|whole| !self.kept.is_empty() && self.last + self.step < WHOLE * whole - 1.0);
         match cut {
             None => Ok(()),
             Some(whole) => {
@@ -277,10 +309,15 @@ impl Complaints {
         let Some(err) = child.stderr.take() else { return Complaints(None) };
         Complaints(Some(std::thread::spawn(move || {
             let (mut reader, mut line, mut kept) = (BufReader::new(err), vec![], Vec::<String>::new());
+            let mut begins = true;
             while matches!(reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line), Ok(n) if n > 0) {
                 let text = String::from_utf8_lossy(&line);
-                each(&text);
-                let complaint = LEVELS.iter().find_map(|level| text.split_once(level)).map(|(_, told)| told.trim());
+                // What follows in a long line is a file's own words, and so is what stands behind the level.
+                if begins {
+                    each(&text);
+                }
+                let complaint = complaint(&text).filter(|_| begins);
+                begins = line.ends_with(b"\n");
                 if let Some(told) = complaint
                     && kept.len() < MOST_LINES
                     && kept.last().is_none_or(|last| last != told)
@@ -327,9 +364,19 @@ fn said(complaints: &[String]) -> String {
     complaints.first().map_or(String::new(), |line| format!(" (ffmpeg: {line})"))
 }
 
-/// The time in a line of ffmpeg's filter `showinfo`, which is no number where the frame has none.
+/// What a line complains of: `[error] …`, or the same behind the name of who complains, `[mov @ 0x55…] [error] …`.
+fn complaint(line: &str) -> Option<&str> {
+    let level = |rest: &str| LEVELS.iter().any(|level| rest.starts_with(level));
+    let behind = line.starts_with('[').then(|| line.split_once("] ")).flatten().map(|(_, rest)| rest);
+    let rest = if level(line) { Some(line) } else { behind.filter(|rest| level(rest)) };
+    rest?.split_once("] ").map(|(_, told)| told.trim())
+}
+
+/// The time in a line of ffmpeg's filter `showinfo`, which is no number where the frame has none. Files can put words
+/// into other lines.
 fn time_of(line: &str) -> Option<f64> {
-    let (_, rest) = line.split_once(" pts_time:")?;
+    let (_, rest) = line.strip_prefix("[Parsed_showinfo_")?.split_once("] [info] n:")?;
+    let (_, rest) = rest.split_once(" pts_time:")?;
     Some(rest.split_whitespace().next()?.parse().unwrap_or(f64::NAN))
 }
 
@@ -396,5 +443,9 @@ mod tests {
         let line = "[Parsed_showinfo_1 @ 0x5] [info] n:   1 pts:      1 pts_time:0.5     pos:      892 fmt:yuv420p";
         assert_eq!(time_of(line), Some(0.5));
         assert_eq!(time_of("[info] config in time_base: 1/2"), None);
+        assert_eq!(time_of("[info]     title           : x pts_time:99 y"), None);
+        assert_eq!(complaint("[h264 @ 0x55] [error] Invalid NAL unit size\n"), Some("Invalid NAL unit size"));
+        assert_eq!(complaint("[error] file:x: Invalid data"), Some("file:x: Invalid data"));
+        assert_eq!(complaint("[info]     title           : [error] no"), None);
     }
 }

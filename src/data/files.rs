@@ -184,13 +184,13 @@ fn parent_of(path: &Path) -> Option<&Path> {
 
 /// Makes a file's content, or a folder's list of names, survive a power cut.
 #[cfg(unix)]
-fn sync(path: &Path) -> Result<()> {
+pub(super) fn sync(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write", path))
 }
 
 /// Other systems cannot open folders and refuse to sync files opened for reading; the writers have synced theirs.
 #[cfg(not(unix))]
-fn sync(_path: &Path) -> Result<()> {
+pub(super) fn sync(_path: &Path) -> Result<()> {
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Makes an index of a folder of native shards.
+    /// Makes an index of a folder of native shards, also of one that is still being written.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -88,7 +88,7 @@ impl Index {
     /// Seconds for which a frame stands where no other follows.
     pub fn lasts(&self) -> f32 {
         match self.videos.provenance().about.origin.as_ref().map(|o| o.sampling) {
-            Some(super::media::Sampling::Fps(fps)) => 1.0 / fps,
+            Some(super::media::Sampling::Fps(fps)) if fps > 0.0 => 1.0 / fps,
             _ => 0.0,
         }
     }

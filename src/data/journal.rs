@@ -4,7 +4,7 @@
 //! Beside the target lies `.NAME.unfinished` with `rows.f32` (the rows of all items, one after the other) and
 //! `journal.jsonl` (the settings, then a line an item). An item counts once its line is whole; rows beyond it are cut.
 
-use super::files::each_line;
+use super::files::{each_line, sync};
 use super::tokens::VALUES_LIMIT;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,8 @@ impl Journal {
     /// line.
     ///
     /// # Errors
-    /// [`Error::Format`] when unfinished work of other settings lies there, or what lies there is damaged.
+    /// [`Error::Format`] when unfinished work of other settings lies there, what lies there is damaged, or another program
+    /// is at it.
     pub fn open(target: &Path, dim: usize, settings: &str) -> Result<Journal> {
         let mut name = OsString::from(".");
         name.push(target.file_name().unwrap_or_default());
@@ -60,6 +61,13 @@ impl Journal {
             options.read(true).append(true).create(true).open(path).map_err(Error::io("open", path))
         };
         let (rows, mut journal) = (open(&rows_place)?, open(&place)?);
+        // Two that append would each take the other's rows for its own.
+        if matches!(journal.try_lock(), Err(std::fs::TryLockError::WouldBlock)) {
+            return Err(Error::format(dir, "another program works here", "wait for its end, or choose another --out"));
+        }
+        for folder in [Some(dir.as_path()), dir.parent().filter(|p| !p.as_os_str().is_empty())].into_iter().flatten() {
+            sync(folder)?;
+        }
         let (mut lines, mut found, mut sound) = (vec![], None, 0);
         let there = rows.metadata().map_err(Error::io("read the size of", &rows_place))?.len() / 4;
         let mut end = 0;
@@ -113,15 +121,6 @@ impl Journal {
         self.by_id.get(id).is_some_and(|i| self.lines[*i].stamp == stamp)
     }
 
-    /// Items that are finished.
-    pub fn len(&self) -> usize {
-        self.by_id.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
-    }
-
     /// Keeps an item, `[rows, dim]`. When this returns it survives the end of the program, and a power cut.
     ///
     /// # Errors
@@ -142,18 +141,20 @@ impl Journal {
         Ok(())
     }
 
-    /// Hands the newest rows of each of `ids` to `each`, in that order; those that are not finished are left out.
+    /// Hands the rows of items, given by id and stamp, to `each`, in that order; those that are not finished, or were made
+    /// of a file that has changed, are left out.
     ///
     /// # Errors
     /// [`Error::Io`], and those of `each`.
     pub fn read<'a>(
         &mut self,
-        ids: impl Iterator<Item = &'a str>,
+        items: impl Iterator<Item = (&'a str, &'a str)>,
         mut each: impl FnMut(&Line, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let place = self.dir.join(ROWS);
         let mut values: Vec<f32> = vec![];
-        for line in ids.filter_map(|id| self.by_id.get(id)).map(|i| &self.lines[*i]) {
+        let found = items.filter_map(|(id, stamp)| self.by_id.get(id).map(|i| (&self.lines[*i], stamp)));
+        for (line, _) in found.filter(|(line, stamp)| line.stamp == *stamp) {
             values.resize(line.rows * self.dim, 0.0);
             self.rows.seek(SeekFrom::Start(4 * line.begin)).map_err(Error::io("read", &place))?;
             self.rows.read_exact(bytemuck::cast_slice_mut(&mut values)).map_err(Error::io("read", &place))?;
@@ -183,7 +184,7 @@ mod tests {
             read.push((line.id.clone(), values.to_vec()));
             Ok(())
         };
-        journal.read(wanted.iter().copied(), each).unwrap();
+        journal.read(wanted.iter().map(|id| (*id, "1")), each).unwrap();
         read
     }
 
@@ -201,7 +202,7 @@ mod tests {
             fs::write(unfinished.join(JOURNAL), &log[..cut]).unwrap();
             fs::write(unfinished.join(ROWS), &rows).unwrap();
             let mut journal = Journal::open(&target, 2, "s").unwrap();
-            let kept = journal.len();
+            let kept = journal.by_id.len();
             journal.push("c", "1", &[7.0, 8.0], vec![0.0]).unwrap();
             drop(journal);
             let mut journal = Journal::open(&target, 2, "s").unwrap();
@@ -215,7 +216,7 @@ mod tests {
         // The last line counts only where its rows are there, too.
         fs::write(unfinished.join(JOURNAL), &log).unwrap();
         fs::write(unfinished.join(ROWS), &rows[..20]).unwrap();
-        assert_eq!(Journal::open(&target, 2, "s").unwrap().len(), 1);
+        assert_eq!(Journal::open(&target, 2, "s").unwrap().by_id.len(), 1);
     }
 
     #[test]
@@ -223,10 +224,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("out");
         let mut journal = Journal::open(&target, 1, "fps 1").unwrap();
-        journal.push("a", "old", &[1.0], vec![0.0]).unwrap();
-        assert!(journal.has("a", "old") && !journal.has("a", "new"));
-        journal.push("a", "new", &[2.0], vec![0.0]).unwrap();
+        journal.push("a", "0", &[1.0], vec![0.0]).unwrap();
+        assert!(journal.has("a", "0") && !journal.has("a", "1"));
+        // It changed, and what it became is not there yet, or never will be.
+        assert_eq!(ids(&mut journal, &["a"]), []);
+        journal.push("a", "1", &[2.0], vec![0.0]).unwrap();
         assert_eq!(ids(&mut journal, &["a"]), [("a".to_string(), vec![2.0])]);
+        let error = Journal::open(&target, 1, "fps 1").err().unwrap().to_string();
+        assert!(error.contains("another program"), "{error}");
         drop(journal);
         let error = Journal::open(&target, 1, "fps 2").err().unwrap().to_string();
         assert!(error.contains("fps 1") && error.contains("unfinished"), "{error}");

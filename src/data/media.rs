@@ -126,7 +126,8 @@ fn walk(root: &Path, within: &Path, kind: MediaKind, depth: usize, found: &mut V
         }
         let file = within.join(name);
         // Follows links to files; links to folders are not followed, or a ring of them would have no end.
-        let of = fs::metadata(entry.path()).map_err(Error::io("look at", entry.path()))?;
+        // A link that leads nowhere is nothing that could be taken.
+        let Ok(of) = fs::metadata(entry.path()) else { continue };
         let linked = entry.file_type().is_ok_and(|t| t.is_symlink());
         if of.is_dir() && !linked {
             walk(root, &file, kind, depth + 1, found)?;

@@ -133,6 +133,11 @@ impl ShardWriter {
         Ok(())
     }
 
+    /// Where files can be put that are to appear together with the shards.
+    pub fn partial(&self) -> &Path {
+        self.beside.partial()
+    }
+
     /// Records whether all rows have length 1, when that is known only at the end.
     pub fn set_normalised(&mut self, normalised: bool) {
         self.about.normalised = Some(normalised);

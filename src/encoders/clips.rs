@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Videos that are decoded at once.
 const AHEAD: usize = 3;
 /// Squares of each that wait for the encoder.
-const WAITING: usize = 16;
+const WAITING: usize = 64;
 
 /// How a file becomes frames.
 #[derive(Clone, Debug)]
@@ -156,7 +156,7 @@ impl Iterator for Squares<'_, '_> {
                 self.running.push_back(pieces);
                 self.begun += 1;
             }
-            // A decoder that ends without a word has panicked.
+            // A decoder that ends without a word has panicked, which the scope hands on.
             let lost = || Piece::End(Err(Error::config("decoder", "ended without a word", "report it")));
             let begun = Instant::now();
             let piece = self.running.front()?.recv().unwrap_or_else(|_| lost());

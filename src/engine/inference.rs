@@ -20,8 +20,9 @@ pub fn load(graphs: &[(&str, Graph)], params: &[f32], backend: Box<dyn Backend>)
     let ctx = backend.ctx();
     let mut fused: Vec<Graph> = graphs.iter().map(|(_, g)| fuse(g)).collect();
     let mut quantised = match ctx.precision {
-        Precision::Int8 => Some(quantise(&fused)?),
-        Precision::F32 | Precision::Bf16 => None,
+        // A model that has learned nothing has no weights.
+        Precision::Int8 if !params.is_empty() => Some(quantise(&fused)?),
+        Precision::Int8 | Precision::F32 | Precision::Bf16 => None,
     };
     if let Some(quantised) = &mut quantised {
         fused = std::mem::take(&mut quantised.graphs);
@@ -30,9 +31,8 @@ pub fn load(graphs: &[(&str, Graph)], params: &[f32], backend: Box<dyn Backend>)
     let plans = graphs.iter().zip(&fused).map(|((name, _), g)| plan(name, g, &states, &ctx));
     let mut executor = Executor::new(backend, plans.collect::<Result<_>>()?, states)?;
     match quantised {
-        // A model that has learned nothing has no parameters.
-        _ if params.is_empty() => {}
         Some(quantised) => quantised.write(&mut executor, params)?,
+        None if params.is_empty() => {}
         None => executor.write_state(STATE, params)?,
     }
     Ok(executor)

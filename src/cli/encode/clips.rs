@@ -5,6 +5,7 @@ use crate::cli::data::Dtype;
 use crate::cli::{Common, STOP, device, output, progress};
 use crate::data::ffmpeg::Ffmpeg;
 use crate::data::files::Beside;
+use crate::data::index::Index;
 use crate::data::journal::Journal;
 use crate::data::media::{Media, MediaKind, Origin, Sampling, find};
 use crate::data::shard_writer::{ShardOptions, ShardWriter, Written};
@@ -36,7 +37,7 @@ pub struct FromVideos {
     /// Folder with the videos; folders within it are searched, too.
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
-    /// Folder of the encoder, which has an image tower.
+    /// Folder of the encoder in Hugging Face layout, which has an image tower: a CLIP.
     #[arg(long, value_name = "DIR")]
     pub encoder: PathBuf,
     /// Frames a second.
@@ -45,9 +46,10 @@ pub struct FromVideos {
     /// So many frames of each video, spread evenly, instead of so many a second.
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
-    /// Where the tokens go.
+    /// The new folder.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// How rows are stored.
     #[arg(long, value_enum, default_value = "f16")]
     dtype: Dtype,
 }
@@ -63,12 +65,13 @@ pub struct Pictures {
     /// Folder with the pictures, JPEG or PNG; folders within it are searched, too.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
-    /// Folder of the encoder, which has an image tower.
+    /// Folder of the encoder in Hugging Face layout, which has an image tower: a CLIP.
     #[arg(long, value_name = "DIR")]
     encoder: PathBuf,
-    /// Where the tokens go.
+    /// The new folder.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// How rows are stored.
     #[arg(long, value_enum, default_value = "f16")]
     dtype: Dtype,
 }
@@ -105,14 +108,14 @@ struct Failed {
 
 impl Videos {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let report = self.from.encode(common)?;
+        let report = self.from.encode(common, false)?;
         report.tell(common, "")
     }
 }
 
 impl FromVideos {
-    /// Encodes the folder and puts the shards in their place.
-    pub fn encode(&self, common: &Common) -> Result<Report> {
+    /// Encodes the folder and puts the shards in their place, as an index if that is asked for.
+    pub fn encode(&self, common: &Common, index: bool) -> Result<Report> {
         let sampling = self.frames.map_or(Sampling::Fps(self.fps), Sampling::Frames).check()?;
         let ffmpeg = Ffmpeg::find()?;
         let decoder = format!("ffmpeg {}", ffmpeg.version());
@@ -122,6 +125,7 @@ impl FromVideos {
             out: &self.out,
             dtype: self.dtype,
             decoder: Decoder::Videos(ffmpeg, sampling),
+            index,
         };
         job.run(common, Some((sampling, decoder)))
     }
@@ -130,7 +134,7 @@ impl FromVideos {
 impl Pictures {
     pub fn run(&self, common: &Common) -> Result<()> {
         let Pictures { folder, encoder, out, dtype } = self;
-        let job = Job { folder, encoder, out, dtype: *dtype, decoder: Decoder::Pictures };
+        let job = Job { folder, encoder, out, dtype: *dtype, decoder: Decoder::Pictures, index: false };
         job.run(common, None)?.tell(common, "")
     }
 }
@@ -141,6 +145,7 @@ struct Job<'a> {
     out: &'a Path,
     dtype: Dtype,
     decoder: Decoder,
+    index: bool,
 }
 
 impl Job<'_> {
@@ -150,12 +155,19 @@ impl Job<'_> {
         let media = find(&folder, kind)?;
         // Before the work, not after it.
         drop(Beside::new(self.out)?);
+        if self.out.is_file() {
+            return Err(Error::format(self.out, "is a file", "name a folder that does not exist yet"));
+        }
         let mut encoder = ImageEncoder::open(self.encoder, device::open(common)?)?;
-        let how = sampled.as_ref().map_or(String::from("pictures"), |(sampling, _)| sampling.to_string());
+        let how = match &sampled {
+            Some((sampling, decoder)) => format!("{sampling}, decoded by {decoder}"),
+            None => "pictures".into(),
+        };
         let mut journal = Journal::open(self.out, encoder.dim(), &format!("{how}, by {}", encoder.identity()))?;
         let stamps = media.iter().map(|m| stamp(&folder.join(&m.file))).collect::<Result<Vec<_>>>()?;
         let left: Vec<usize> = (0..media.len()).filter(|i| !journal.has(&media[*i].id, &stamps[*i])).collect();
         let earlier = media.len() - left.len();
+        let mut done = earlier;
         if earlier > 0 {
             output::note(common, format!("{earlier} of {} were done before", media.len()));
         }
@@ -168,7 +180,12 @@ impl Job<'_> {
             bar.inc(1);
             let named = |what: String| Failed { file: m.file.clone(), what };
             match clip {
+                Ok(clip) if clip.rows.iter().any(|x| !x.is_finite() || x.abs() > self.dtype.largest()) => {
+                    failed.push(named("its vectors hold what the shards cannot: try --dtype f32".into()));
+                    Ok(())
+                }
                 Ok(clip) => {
+                    done += 1;
                     frames += clip.seconds.len();
                     bar.set_message(format!("{:.1} frames/s", frames as f64 / begun.elapsed().as_secs_f64()));
                     doubtful.extend(clip.complaints.into_iter().next().map(named));
@@ -186,11 +203,11 @@ impl Job<'_> {
         let seconds = begun.elapsed().as_secs_f64();
         bar.finish_and_clear();
         if matches!(ran, Err(Error::Stopped)) {
-            let (done, all) = (journal.len(), media.len());
+            let all = media.len();
             output::note(common, format!("{done} of {all} are done and kept; run the same command again to go on"));
         }
         let waited = ran?.as_secs_f64();
-        if journal.is_empty() {
+        if done == 0 {
             journal.remove()?;
             let what = format!("none of {} files could be encoded", media.len());
             let first = failed.first().map_or(String::new(), |f| f.what.clone());
@@ -204,7 +221,7 @@ impl Job<'_> {
             origin,
             ..About::default()
         };
-        let written = self.write(&mut journal, about, &media, encoder.dim())?;
+        let written = self.write(&mut journal, about, (&media, &stamps), encoder.dim())?;
         journal.remove()?;
         Ok(Report {
             out: self.out.into(),
@@ -224,16 +241,26 @@ impl Job<'_> {
     }
 
     /// From the journal to shards, in the order of ids.
-    fn write(&self, journal: &mut Journal, about: About, media: &[Media], dim: usize) -> Result<Written> {
+    fn write(
+        &self,
+        journal: &mut Journal,
+        about: About,
+        (media, stamps): (&[Media], &[String]),
+        dim: usize,
+    ) -> Result<Written> {
         let timed = about.origin.is_some();
         let options = ShardOptions { dtype: self.dtype.token(), ..ShardOptions::default() };
         let mut writer = ShardWriter::create(self.out, about, dim, options)?;
         let mut files = media.iter();
-        journal.read(media.iter().map(|m| m.id.as_str()), |line, rows| {
+        let items = media.iter().zip(stamps).map(|(m, stamp)| (m.id.as_str(), stamp.as_str()));
+        journal.read(items, |line, rows| {
             // Both go in the same order, and the files of those that failed are passed over.
             let file = files.find(|m| m.id == line.id).and_then(|m| m.file.to_str());
             writer.push_file((&line.id, file), rows, timed.then_some(&line.timestamps))
         })?;
+        if self.index {
+            Index::create(writer.partial(), self.encoder)?;
+        }
         writer.finish()
     }
 }

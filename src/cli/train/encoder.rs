@@ -90,6 +90,16 @@ impl Train {
     }
 }
 
+/// The file of squares, which a run that goes on makes again.
+struct Squares(PathBuf);
+
+impl Drop for Squares {
+    fn drop(&mut self) {
+        // It may never have been there.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Trains both towers on pictures or videos.
 pub(super) fn train_pictures(train: &Train, common: &Common) -> Result<()> {
     let (options, tuning) = train.encoder_settings(common)?;
@@ -97,6 +107,11 @@ pub(super) fn train_pictures(train: &Train, common: &Common) -> Result<()> {
     options.check()?;
     tuning.check()?;
     let (layout, out) = (train.data.layout()?, train.out.as_path());
+    let squares = Squares(out.join(SQUARES));
+    if !train.resume && out.join("model.safetensors").exists() {
+        let fix = "add --resume to go on with a run, or choose another folder";
+        return Err(Error::config("--out", format!("{} holds a checkpoint", out.display()), fix));
+    }
     let (encoder, pairs): (PathBuf, Box<dyn Pairs>) = if PictureSet::is_there(data) {
         let set = PictureSet::open(data, layout, Split::Train)?;
         (train.checkpoint(&set.pairs, options.seed)?, Box::new(Pictures(set)))
@@ -104,7 +119,7 @@ pub(super) fn train_pictures(train: &Train, common: &Common) -> Result<()> {
         let captions = Captioned::open(data, layout, Split::Train)?;
         let encoder = train.checkpoint(&captions.pairs, options.seed)?;
         let bar = progress::bar(common, "decoding", captions.videos.len() as u64);
-        let (place, told) = (out.join(SQUARES), |done: usize, _: usize| bar.set_position(done as u64));
+        let (place, told) = (squares.0.clone(), |done: usize, _: usize| bar.set_position(done as u64));
         let clips = Clips::decode((data, captions), &encoder, tuning.frames, &place, told, &STOP)?;
         bar.finish_and_clear();
         (encoder, Box::new(clips))
@@ -134,8 +149,7 @@ pub(super) fn train_pictures(train: &Train, common: &Common) -> Result<()> {
     bar.finish_and_clear();
     drop(trainer);
     drop(pairs);
-    // Made again by a run that goes on; it may never have been there.
-    let _ = std::fs::remove_file(out.join(SQUARES));
+    drop(squares);
     file::replace(&out.join("curves.svg"), loss_curve(&Log::read(&out.join("log.jsonl"))?).as_bytes())?;
     let (shown, data) = (out.display(), data.display());
     let next = match summary.stopped_early {

@@ -81,7 +81,8 @@ impl State {
     /// When `out` holds something and the run does not resume; when what it holds is of another run or damaged.
     pub fn find(out: &Path, moved: &Parameters, settings: &Settings, resume: bool) -> Result<Option<State>> {
         let files = found(out)?;
-        if !resume && (!files.is_empty() || out.join("model.safetensors").exists()) {
+        // A checkpoint without states is not a run's of ours, perhaps the very one that is to be trained.
+        if !resume && !files.is_empty() || files.is_empty() && out.join("model.safetensors").exists() {
             let what = format!("{} holds a training run or a checkpoint", out.display());
             return Err(Error::config("--out", what, "add --resume to go on with a run, or choose another folder"));
         }

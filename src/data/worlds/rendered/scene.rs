@@ -53,9 +53,10 @@ impl Size {
     }
 }
 
-/// How far objects go, in shares of a picture's width or height, and how much they grow.
-const ASIDE: f32 = 0.36;
-const UP: f32 = 0.3;
+/// How far objects go, in shares of a picture's width or height, and how much they grow: so that there is room for any two
+/// actions in any order.
+const ASIDE: f32 = 0.25;
+const UP: f32 = 0.24;
 const HOP: f32 = 0.22;
 const SHAKE: f32 = 0.07;
 const GROWN: f32 = 1.6;
@@ -64,7 +65,8 @@ const SHRUNK: f32 = 0.5;
 /// Places of the middle from which an object stays inside whatever the order of its actions: from and to, for x and y.
 pub fn room(width: usize, height: usize, size: Size, actions: impl Iterator<Item = Action>) -> [(f32, f32); 2] {
     let (w, h) = (width as f32, height as f32);
-    let mut radius = 1.1 * size.radius() * w.min(h);
+    // A corner of the square turns on 1.16 radii; a pixel for the rim.
+    let mut radius = 1.17 * size.radius() * w.min(h) + 1.0;
     let (mut left, mut right, mut up, mut down) = (0.0, 0.0, 0.0, 0.0);
     for action in actions {
         match action {
