@@ -119,6 +119,33 @@ fn architectures_of_real_size_agree_with_transformers() {
     everything_agrees(&of, cpu, 1e-4);
 }
 
+/// Weights that have learned something, which nobody may commit: without them there is nothing to look at, and the test
+/// says so. Ten captions are printed with the captions nearest to them.
+#[test]
+fn real_weights_make_the_vectors_of_their_own_package() {
+    let Some(of) = std::env::var_os("MOVIOLA_WEIGHTS").map(PathBuf::from) else {
+        return println!("MOVIOLA_WEIGHTS is not set: run tools/test --with-weights DIR");
+    };
+    let dir = of.join("minilm");
+    let (told, values) = expected(&dir);
+    let mut encoder = TextEncoder::open(&dir, cpu()).unwrap();
+    for (text, ids) in told.texts.iter().zip(&told.ids) {
+        assert_eq!(encoder.tokenizer().pieces(text).unwrap().ids, *ids, "{text:?}");
+    }
+    let vectors: Vec<Vec<f32>> = encode(&mut encoder, &told.texts).into_iter().map(|e| e.sentence).collect();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let cosine = |a: &[f32], b: &[f32]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    let least = vectors.iter().enumerate().map(|(i, v)| cosine(v, &values[&format!("sentence.{i}")]));
+    let least = least.fold(f64::INFINITY, f64::min);
+    println!("{} texts, smallest cosine {least:.7}", vectors.len());
+    assert!(vectors.len() >= 1000 && least >= 0.9999, "{least} of {}", vectors.len());
+    for i in (0..vectors.len()).step_by(vectors.len().div_ceil(10)) {
+        let others = (0..vectors.len()).filter(|j| told.texts[*j] != told.texts[i]);
+        let near = others.map(|j| (cosine(&vectors[i], &vectors[j]), j)).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+        println!("| {} | {} | {:.2} |", told.texts[i], told.texts[near.1], near.0);
+    }
+}
+
 #[test]
 fn what_is_too_long_is_cut_and_said() {
     for family in FAMILIES {

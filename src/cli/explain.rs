@@ -5,7 +5,7 @@ pub mod figures;
 
 use super::query::{self, FromIndex, Query};
 use super::split::{DataArgs, split};
-use super::stills::stills;
+use super::stills::{marked, stills};
 use super::{Common, STOP, device, output};
 use crate::error::{Error, Result};
 use crate::eval::{file, mean_sd};
@@ -188,9 +188,8 @@ impl Explain {
             let n = shown.seconds.len();
             let taken: Vec<f32> =
                 (0..n.min(STILLS)).map(|i| shown.seconds[(2 * i + 1) * n / (2 * n.min(STILLS))]).collect();
-            let within = |second: f64| found.iter().any(|m| f64::from(m.begin) <= second && second < f64::from(m.end));
             let stills = stills(common, index, video, &taken);
-            shown.stills = stills.into_iter().map(|still| (within(still.second), still)).map(|(m, s)| (s, m)).collect();
+            shown.stills = marked(stills, &found);
         }
         Ok(shown)
     }

@@ -6,6 +6,7 @@ use crate::data::ffmpeg::Ffmpeg;
 use crate::data::index::Index;
 use crate::data::picture::Picture;
 use crate::error::{Error, Result};
+use crate::models::moments::Moment;
 use crate::picture::strip::Still;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use image::ExtendedColorType;
@@ -28,6 +29,15 @@ pub fn stills(common: &Common, index: &Index, i: usize, seconds: &[f32]) -> Vec<
         output::note(common, format!("not all frames of {} can be shown: {e}", index.videos.ids()[i]));
     }
     taken.into_iter().flatten().collect()
+}
+
+/// Stills, and whether each lies in one of the moments.
+pub fn marked(stills: Vec<Still>, moments: &[Moment]) -> Vec<(Still, bool)> {
+    let mark = |still: Still| {
+        let lies = moments.iter().any(|m| m.holds(still.second));
+        (still, lies)
+    };
+    stills.into_iter().map(mark).collect()
 }
 
 fn take(ffmpeg: &Ffmpeg, file: &Path, second: f32) -> Result<Still> {

@@ -29,6 +29,9 @@ const MOST_FRAMES: usize = 1 << 20;
 const BEFORE: f32 = 10.0;
 /// A video that ends before this share of its length, with complaints, is cut off.
 const WHOLE: f64 = 0.9;
+/// How one comes by the programs.
+pub(super) const INSTALL: &str =
+    "install it: apt install ffmpeg, brew install ffmpeg, or https://ffmpeg.org; both programs go on the PATH";
 const REPAIR: &str = "get the file again, or make it again with `ffmpeg -i OLD NEW.mp4`";
 
 /// The programs, found once.
@@ -105,7 +108,7 @@ impl Ffmpeg {
             "-show_entries",
             "stream=duration:format=duration",
         ]);
-        command.args(["-of", "json"]).args(input(path)).stderr(Stdio::piped());
+        command.args(["-of", "json"]).arg(named(path)).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| absent(&self.ffprobe, &e))?;
         let complaints = Complaints::listen(&mut child, |_| {});
         let mut text = vec![];
@@ -187,7 +190,7 @@ impl Ffmpeg {
         let Cut { filter, shift, step, most } = cut;
         let mut command = guarded(&self.ffmpeg);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"]);
-        command.args(before).args(["-i"]).args(input(path));
+        command.args(before).arg("-i").arg(named(path));
         command.args(["-map", "0:V:0", "-an", "-sn", "-dn", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]);
         command.arg("-vf").arg(format!("{filter},showinfo=checksum=0")).args(["-fps_mode", "passthrough"]);
         command.args(["-frames:v", &most.to_string()]);
@@ -336,28 +339,33 @@ impl Complaints {
     }
 }
 
-/// A program that reads files only, and does not hear the terminal's Ctrl-C, which is ours to answer.
+/// Keeps the terminal's Ctrl-C from a program: it is ours to answer.
+pub(super) fn shielded(command: &mut Command) {
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(command, 0);
+    #[cfg(not(unix))]
+    let _ = command;
+}
+
+/// A program that reads files only.
 fn guarded(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    shielded(&mut command);
     command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]);
     command
 }
 
 /// A name that is never taken for an option or a protocol.
-fn input(path: &Path) -> [OsString; 1] {
+pub(super) fn named(path: &Path) -> OsString {
     let mut name = OsString::from("file:");
     name.push(path);
-    [name]
+    name
 }
 
 fn absent(program: &Path, e: &std::io::Error) -> Error {
     let what = format!("cannot be started ({e})");
-    let fix =
-        "install it: apt install ffmpeg, brew install ffmpeg, or https://ffmpeg.org; both programs go on the PATH";
-    Error::config(program.display().to_string(), what, fix)
+    Error::config(program.display().to_string(), what, INSTALL)
 }
 
 fn said(complaints: &[String]) -> String {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const VIDEOS: [&str; 13] = ["mp4", "m4v", "mkv", "webm", "mov", "avi", "mpg", "mpeg", "ts", "flv", "wmv", "ogv", "gif"];
-const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
+pub(super) const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
 /// Folders within folders; deeper ones are refused rather than followed for ever.
 const DEEPEST: usize = 16;
 

@@ -3,6 +3,7 @@
 
 use super::files::is_file_name;
 use super::layout::{self, Layout, Split};
+use super::media::PICTURES;
 use super::problem::Problems;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -10,7 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub const FRAMES: &str = "frames";
-const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
+/// Folder of a data set's videos, as files.
+pub const CLIPS: &str = "clips";
 
 /// The captions of a split, and which videos they tell of.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl PictureSet {
 
 fn is_picture(path: &Path) -> bool {
     let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
+    ending.is_some_and(|e| PICTURES.contains(&e.as_str()))
 }
 
 fn frames(dir: &Path, id: &str) -> Result<Vec<PathBuf>> {
@@ -82,7 +84,7 @@ fn frames(dir: &Path, id: &str) -> Result<Vec<PathBuf>> {
     }
     let of = dir.join(id);
     if !of.is_dir() {
-        return match ENDINGS.iter().map(|e| dir.join(format!("{id}.{e}"))).find(|path| path.exists()) {
+        return match PICTURES.iter().map(|e| dir.join(format!("{id}.{e}"))).find(|path| path.exists()) {
             Some(picture) => Ok(vec![picture]),
             None => {
                 bad("has no pictures", "put them into a folder of this name here, or one beside it as .png or .jpg")

@@ -18,6 +18,12 @@ pub struct Moment {
     pub second: f32,
 }
 
+impl Moment {
+    pub fn holds(&self, second: f64) -> bool {
+        f64::from(self.begin) <= second && second < f64::from(self.end)
+    }
+}
+
 /// The moments of a video whose frames, seen at `seconds`, score `scores`; the one with the best frame first.
 ///
 /// A frame stands out that scores more than half the way from the median to the best; frames in a row are one moment. A

@@ -24,7 +24,7 @@ use crate::engine::tensor::Dim;
 use crate::error::{Error, Result};
 use crate::models::plans::{Optimiser, update};
 use crate::random::Random;
-pub use clips::{CLIPS, Clips};
+pub use clips::Clips;
 pub use pictures::Pictures;
 use serde::{Deserialize, Serialize};
 pub use state::settings;
@@ -46,7 +46,7 @@ pub struct EncoderOptions {
     pub alpha: f32,
     /// Most frames of a video; longer ones are sampled evenly.
     pub frames: usize,
-    /// Layers are computed again on the way back instead of being kept: less memory for a third more work at most.
+    /// Layers are computed again on the way back instead of being kept: less memory for a quarter more work.
     pub recompute: bool,
 }
 

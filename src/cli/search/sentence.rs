@@ -1,7 +1,7 @@
 //! `search "a sentence" --index DIR`: videos, and when in them, straight from words.
 
 use crate::cli::query::{FromIndex, Query};
-use crate::cli::stills::stills;
+use crate::cli::stills::{marked, stills};
 use crate::cli::{Common, STOP, output};
 use crate::error::{Error, Result};
 use crate::models::moments::{Moment, moments};
@@ -142,10 +142,8 @@ fn page(common: &Common, query: &Query, answer: &Answer) -> Report {
         let seconds: Vec<f32> = shown.iter().map(|t| hit.seconds[*t]).collect();
         let stills = stills(common, &query.index, hit.item, &seconds);
         if !stills.is_empty() {
-            let within = |s: f64| hit.intervals.iter().any(|m| f64::from(m.begin) <= s && s < f64::from(m.end));
-            let marked = stills.into_iter().map(|still| (within(still.second), still)).map(|(m, s)| (s, m)).collect();
             report = report.figure(
-                Strip::new("", marked).figure().svg(),
+                Strip::new("", marked(stills, &hit.intervals)).figure().svg(),
                 "Frames of this video; those in a frame of colour lie in a moment that stands out.",
             );
         }

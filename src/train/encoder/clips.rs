@@ -5,7 +5,7 @@ use super::Pairs;
 use crate::data::ffmpeg::Ffmpeg;
 use crate::data::files::{Beside, Mapped};
 use crate::data::media::{Media, MediaKind, Sampling, find};
-use crate::data::pictures::Captioned;
+use crate::data::pictures::{CLIPS, Captioned};
 use crate::encoders::checkpoint::Checkpoint;
 use crate::encoders::pixels::Preprocess;
 use crate::encoders::vision::ClipImage;
@@ -16,9 +16,6 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Folder of the videos within a data set's.
-pub const CLIPS: &str = "clips";
 
 pub struct Clips {
     /// Caption and position in `videos`.

@@ -13,12 +13,11 @@ use super::mp4::Mp4Writer;
 use super::world::{Clip, Rendered, Set};
 use crate::data::files::{Beside, write_whole};
 use crate::data::layout::{CAPTIONS, Split};
+use crate::data::pictures::CLIPS;
 use crate::data::worlds::World;
 use crate::data::worlds::common::{TESTS, TRUTH, WORLD, json_line};
 use crate::error::{Error, Result};
 
-/// Folder of the videos, `ID.mp4` each.
-pub const CLIPS: &str = "clips";
 /// A few clips, a row each.
 pub const PREVIEW: &str = "preview.png";
 /// Rows and columns of the preview, and pixels between them.

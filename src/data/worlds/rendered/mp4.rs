@@ -7,10 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::draw::Canvas;
+use crate::data::ffmpeg::{INSTALL, named, shielded};
 use crate::error::{Error, Result};
 
-const INSTALL: &str =
-    "install it (Debian, Ubuntu: apt-get install ffmpeg; macOS: brew install ffmpeg) or put it on PATH";
 /// What is kept of the program's complaints.
 const COMPLAINTS: u64 = 16 << 10;
 
@@ -86,11 +85,9 @@ impl Mp4Writer {
             }
             _ => command.args(["-q:v", "2", "-pix_fmt", "yuv420p"]),
         };
-        command.args(["-movflags", "+faststart", "-f", "mp4", "-y"]).arg(absolute(to)?);
+        command.args(["-movflags", "+faststart", "-f", "mp4", "-y"]).arg(named(to));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // Ctrl-C is for us: we end the program ourselves.
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        shielded(&mut command);
         let mut child = command.spawn().map_err(|error| {
             Error::config(self.program.display().to_string(), format!("could not be started: {error}"), INSTALL)
         })?;
@@ -141,12 +138,4 @@ fn feed(input: Option<impl Write>, frames: impl Iterator<Item = Canvas>, stop: &
         input.write_all(&frame.rgb).map_err(Error::io("write to", "ffmpeg"))?;
     }
     input.flush().map_err(Error::io("write to", "ffmpeg"))
-}
-
-/// A path that no program takes for an option or a protocol.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    let path = std::path::absolute(path).map_err(Error::io("find", path))?;
-    let mut named = std::ffi::OsString::from("file:");
-    named.push(path);
-    Ok(named.into())
 }
