@@ -376,7 +376,7 @@ fn programs_that_are_missing_or_fail_are_named_and_nothing_is_left() {
     std::fs::create_dir_all(&tools).unwrap();
     std::fs::create_dir_all(&out).unwrap();
     let missing = Mp4Writer::at(&tools.join("no-such")).unwrap_err().to_string();
-    assert!(missing.contains("was not found") && missing.contains("apt-get install ffmpeg"), "{missing}");
+    assert!(missing.contains("was not found") && missing.contains("apt install ffmpeg"), "{missing}");
     let bare = Mp4Writer::at(&pretend(&tools, " V..... vp9  VP9", "exit 0")).unwrap_err().to_string();
     assert!(bare.contains("libx264") && bare.contains("install"), "{bare}");
     let old = Mp4Writer::at(&pretend(&tools, " V..... mpeg4  MPEG-4", "exit 0")).unwrap();
@@ -435,7 +435,7 @@ fn the_command_writes_a_folder_and_says_what_is_missing() {
     };
     let missing = run(Some(dir.path()));
     assert_eq!(missing.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&missing.stderr).contains("apt-get install ffmpeg"));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("apt install ffmpeg"));
     assert!(!out.exists());
     let report: Value = serde_json::from_slice(&run(None).stdout).unwrap();
     assert_eq!((&report["train"], &report["adv"], &report["world"]["rho"]), (&4.into(), &2.into(), &1.0.into()));

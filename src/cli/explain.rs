@@ -30,11 +30,11 @@ Examples:
   moviola explain --model run --data world --text video576#0 --draws 64 --json
   moviola explain 'a dog jumps into a lake' --index library --video clip7 --out why.html
 
-The picture has what the model knows: relevance over time, the token × frame map, shares of experts, the score of the
+Of a video of an index the picture has its frames and how close each is to the sentence. Else it has what the model knows: relevance over time, the token × frame map, shares of experts, the score of the
 background alone, and the scores of the video with frames dropped, jittered, at another speed, and in reverse.")]
 pub struct Explain {
     /// A sentence, for a video of an index.
-    #[arg(value_name = "SENTENCE", requires = "index", conflicts_with_all = ["model", "data", "text"])]
+    #[arg(value_name = "SENTENCE", requires = "index", conflicts_with_all = ["model", "data", "text", "split", "draws", "seed"])]
     sentence: Option<String>,
     #[command(flatten)]
     index: FromIndex,

@@ -26,7 +26,7 @@ Examples:
   moviola search 'a goal' --index library --out hits.html       the same, with frames to look at")]
 pub struct Search {
     /// What to look for in an index.
-    #[arg(value_name = "SENTENCE", requires = "index", conflicts_with_all = ["model", "data", "text", "caption", "video"])]
+    #[arg(value_name = "SENTENCE", requires = "index", conflicts_with_all = ["model", "data", "text", "caption", "video", "split"])]
     sentence: Option<String>,
     #[command(flatten)]
     index: FromIndex,

@@ -28,7 +28,7 @@ Examples:
   moviola train --data world --set train.batch=1024 --set train.chunk=128 --out run
   moviola train --data world --out run --resume
   moviola train --encoder all-MiniLM-L6-v2 --tune-encoder lora:8 --data msrvtt --model cba --out run
-  moviola train --encoder clip-vit-base-patch32 --tune-encoder last:2 --data films --out clip
+  moviola train --encoder clip-vit-base-patch32 --tune-encoder last:2 --data films --set train.learning_rate=1e-5 --out clip
   moviola train --encoder new --data films --out clip
 
 train.chunk is how many pairs of a batch are held in memory at once; 0 is all of them. Every

@@ -194,11 +194,14 @@ fn check_source(source: &dyn TokenSource, problems: &mut Problems) -> SourceSumm
 
 /// Files that the layout does not know.
 fn strangers(dir: &Path, layout: Layout, problems: &mut Problems) {
-    const KNOWN: [&str; 8] = [
+    const KNOWN: [&str; 11] = [
         super::worlds::common::WORLD,
         super::worlds::common::TRUTH,
         super::worlds::common::QUERIES,
         super::worlds::common::TESTS,
+        super::worlds::rendered::PREVIEW,
+        super::pictures::CLIPS,
+        super::pictures::FRAMES,
         "videos",
         "texts",
         "videos.safetensors",

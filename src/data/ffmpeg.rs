@@ -140,10 +140,11 @@ impl Ffmpeg {
         // `round=up`: a frame of the grid is what was on the screen at its instant, the last that began before it.
         let cut = match sampling {
             Sampling::Fps(fps) => Cut {
-                filter: format!("fps=fps={fps}:round=up"),
+                filter: format!("fps=fps={fps}:start_time=0:round=up"),
                 shift: 0.0,
                 step: 1.0 / f64::from(fps),
                 most: MOST_FRAMES,
+                wanted: None,
             },
             Sampling::Frames(n) => {
                 let Some(seconds) = seconds else {
@@ -154,7 +155,7 @@ impl Ffmpeg {
                 let half = seconds / (2 * n) as f64;
                 let micros = (seconds * 1e6).round().max(1.0) as u64;
                 let filter = format!("setpts=PTS+{half:.6}/TB,fps=fps={}/{micros}:round=up", n as u64 * 1_000_000);
-                Cut { filter, shift: half, step: half, most: n }
+                Cut { filter, shift: half, step: half, most: n, wanted: Some(n) }
             }
         };
         self.decode(path, seconds, cut, &[])
@@ -175,7 +176,7 @@ impl Ffmpeg {
                 format!("{:.3}", seconds.max(0.0) - from + 0.002).into(),
             ];
             let filter = format!("scale='min({width},iw)':-2");
-            let cut = Cut { filter, shift: 0.0, step: 0.0, most: MOST_FRAMES };
+            let cut = Cut { filter, shift: 0.0, step: 0.0, most: MOST_FRAMES, wanted: None };
             let mut last = None;
             for frame in self.decode(path, None, cut, &stretch)? {
                 last = Some(frame?.picture);
@@ -183,11 +184,18 @@ impl Ffmpeg {
             last.ok_or_else(|| Error::format(path, format!("has no frame at {seconds:.1} s"), REPAIR))
         };
         let near = (seconds - BEFORE).max(0.0);
-        still(near).or_else(|e| if near > 0.0 { still(0.0) } else { Err(e) })
+        // Before the first frame nothing is on the screen, and the first is what comes nearest.
+        let first = || {
+            let cut =
+                Cut { filter: format!("scale='min({width},iw)':-2"), shift: 0.0, step: 0.0, most: 1, wanted: None };
+            let none = || Error::format(path, "has no frame", REPAIR);
+            self.decode(path, None, cut, &[])?.next().ok_or_else(none)?.map(|frame| frame.picture)
+        };
+        still(near).or_else(|e| if near > 0.0 { still(0.0) } else { Err(e) }).or_else(|_| first())
     }
 
     fn decode(&self, path: &Path, whole: Option<f64>, cut: Cut, before: &[OsString]) -> Result<Frames> {
-        let Cut { filter, shift, step, most } = cut;
+        let Cut { filter, shift, step, most, wanted } = cut;
         let mut command = guarded(&self.ffmpeg);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"]);
         command.args(before).arg("-i").arg(named(path));
@@ -206,7 +214,7 @@ impl Ffmpeg {
         let out = child.stdout.take().map(BufReader::new);
         let complaints = Some(complaints);
         let (last, frames, kept) = (0.0, 0, vec![]);
-        Ok(Frames { path: path.into(), whole, step, child, out, times, complaints, last, frames, kept })
+        Ok(Frames { path: path.into(), whole, step, wanted, child, out, times, complaints, last, frames, kept })
     }
 }
 
@@ -219,6 +227,8 @@ struct Cut {
     step: f64,
     /// Frames, at most.
     most: usize,
+    /// How many there should be, where that is known.
+    wanted: Option<usize>,
 }
 
 /// Frames of one video as they are decoded. Dropped early, the decoder ends.
@@ -227,6 +237,7 @@ pub struct Frames {
     /// Seconds that the file says it has.
     whole: Option<f64>,
     step: f64,
+    wanted: Option<usize>,
     child: Child,
     /// Absent once all is read.
     out: Option<BufReader<ChildStdout>>,
@@ -275,7 +286,14 @@ impl Frames {
         }
         let cut = self.whole.filter(|whole| !self.kept.is_empty() && self.last + self.step < WHOLE * whole - 1.0);
         match cut {
-            None => Ok(()),
+            None => {
+                // Sound that goes on behind the pictures makes a file longer than they are.
+                if let Some(wanted) = self.wanted.filter(|wanted| self.frames < *wanted) {
+                    let (frames, last) = (self.frames, self.last);
+                    self.kept.insert(0, format!("{frames} of {wanted} frames: pictures end at about {last:.1} s"));
+                }
+                Ok(())
+            }
             Some(whole) => {
                 let what = format!("breaks off at {:.1} s of {whole:.1}{}", self.last, said(&self.kept));
                 Err(Error::format(&self.path, what, REPAIR))

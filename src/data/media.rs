@@ -28,7 +28,7 @@ impl Sampling {
             Sampling::Fps(fps) if !(0.001..=240.0).contains(&fps) => {
                 Err(Error::config("--fps", format!("is {fps}"), "use a number from 0.001 to 240"))
             }
-            Sampling::Frames(n) if n == 0 || n > 1 << 20 => {
+            Sampling::Frames(n) if n == 0 || n >= 1 << 20 => {
                 Err(Error::config("--frames", format!("is {n}"), "use a number from 1 to a million"))
             }
             sound => Ok(sound),

@@ -26,8 +26,8 @@ impl Moment {
 
 /// The moments of a video whose frames, seen at `seconds`, score `scores`; the one with the best frame first.
 ///
-/// A frame stands out that scores more than half the way from the median to the best; frames in a row are one moment. A
-/// frame lasts until the next one, the last as long as the one before it, or `lasts` seconds if there is only one. What
+/// A frame stands out that scores at least half the way from the median to the best; frames in a row are one moment. A
+/// frame lasts until the next one, the last as long as the one before it, or `lasts` seconds if there is only one; if that is 0, it is the middle of its video. What
 /// is no number, and a video without frames, has no moments.
 pub fn moments(seconds: &[f32], scores: &[f32], lasts: f32) -> Vec<Moment> {
     let n = seconds.len().min(scores.len());
@@ -39,8 +39,10 @@ pub fn moments(seconds: &[f32], scores: &[f32], lasts: f32) -> Vec<Moment> {
     let end = |t: usize| match (seconds.get(t + 1), t.checked_sub(1).and_then(|b| seconds.get(b))) {
         (Some(next), _) => *next,
         (None, Some(before)) => 2.0 * seconds[t] - before,
-        (None, None) => seconds[t] + lasts,
+        (None, None) if lasts > 0.0 => seconds[t] + lasts,
+        (None, None) => 2.0 * seconds[t],
     };
+    let middle = n == 1 && lasts <= 0.0;
     let (mut found, mut begin) = (vec![], None);
     for t in 0..=n {
         let stands_out = t < n && scores[t] >= threshold;
@@ -50,7 +52,8 @@ pub fn moments(seconds: &[f32], scores: &[f32], lasts: f32) -> Vec<Moment> {
                 let run = &scores[b..t];
                 let best = (b..t).fold(b, |best, t| if scores[t] > scores[best] { t } else { best });
                 let score = run.iter().sum::<f32>() / run.len() as f32;
-                found.push(Moment { begin: seconds[b], end: end(t - 1), score, best, second: seconds[best] });
+                let first = if middle { 0.0 } else { seconds[b] };
+                found.push(Moment { begin: first, end: end(t - 1), score, best, second: seconds[best] });
                 begin = None;
             }
             _ => {}
@@ -81,6 +84,8 @@ mod tests {
         assert_eq!(moments(&[0.0, 1.0], &[0.5, f32::NAN], 1.0), []);
         let one = moments(&[2.0], &[0.3], 0.5);
         assert_eq!((one[0].begin, one[0].end), (2.0, 2.5));
+        let middle = moments(&[2.0], &[0.3], 0.0);
+        assert_eq!((middle[0].begin, middle[0].end), (0.0, 4.0));
         // Where nothing stands out, all of it does.
         let flat = moments(&[0.0, 1.0, 2.0], &[0.3; 3], 1.0);
         assert_eq!((flat.len(), flat[0].begin, flat[0].end), (1, 0.0, 3.0));

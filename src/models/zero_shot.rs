@@ -15,8 +15,9 @@ const TEMPERATURE: f32 = 0.01;
 /// The longest that [`Interact`] takes: four minutes at two frames a second; longer videos are sampled evenly.
 const MOST_FRAMES: usize = 512;
 
-/// `S = Σ_t ρ_t c_t` over the cosines `c` of a sentence and the frames, `ρ = softmax(c / τ)`: a soft maximum, so that a
-/// short moment in a long video is found. It has no parameters; [`Interact`] with one word, the sentence itself.
+/// `S = ½ (Σ_t α_t c_t + Σ_t ρ_t c_t)` over the cosines `c` of a sentence and the frames, `ρ = softmax(c / τ)` and
+/// `α = softmax(2c / τ)`: a soft maximum, so that a short moment counts. It has no parameters; [`Interact`] with one word,
+/// the sentence itself.
 pub struct ZeroShot {
     config: Config,
     parameters: Parameters,

@@ -356,8 +356,9 @@ impl<'a> EncoderTrainer<'a> {
         let state =
             State { step: self.step, params: read("params")?, adam_m: read("adam_m")?, adam_v: read("adam_v")? };
         let changed = self.tuned.changed(&state.params, &self.still);
+        State::begin(self.run.out, &self.settings)?;
         self.checkpoint.rewrite(self.run.out, self.dual.parameters(), &[""], &changed)?;
-        let path = state.save(self.run.out, &self.tuned.moved, &self.settings)?;
+        let path = state.save(self.run.out, &self.tuned.moved)?;
         observe(Event::Checkpoint(&path));
         Ok(())
     }

@@ -46,7 +46,11 @@ impl Train {
     pub(super) fn encoder_flags(&self) -> String {
         let flag = |name: &str, value: Option<String>| value.map_or(String::new(), |value| format!(" {name} {value}"));
         let encoder = self.encoder.as_ref().map(|e| e.display().to_string());
-        flag("--encoder", encoder) + &flag("--tune-encoder", self.tune_encoder.clone())
+        let config = self.config.as_ref().map(|c| c.display().to_string()).filter(|_| self.encoder.is_some());
+        let kept = self.settings.iter().filter(|s| self.model.is_some() && s.starts_with("encoder."));
+        let kept: String = kept.map(|s| format!(" --set {s}")).collect();
+        let config = flag("--config", config.filter(|_| self.model.is_some()));
+        flag("--encoder", encoder) + &flag("--tune-encoder", self.tune_encoder.clone()) + &config + &kept
     }
 
     fn tuning(&self, options: EncoderOptions) -> Result<EncoderOptions> {
@@ -56,10 +60,10 @@ impl Train {
 
     /// What was given, or where nothing was and a run goes on, what it was begun with.
     fn encoder_settings(&self, common: &Common) -> Result<(TrainOptions, EncoderOptions)> {
-        let given = self.config.is_some() || !self.settings.is_empty() || self.tune_encoder.is_some();
+        let given = self.config.is_some() || !self.settings.is_empty();
         if self.resume {
             match settings(&self.out)? {
-                Some(begun) if !given => return Ok(begun),
+                Some((options, encoder)) if !given => return Ok((options, self.tuning(encoder)?)),
                 Some(_) => {}
                 None => output::note(common, format!("{} holds no run yet: a new one begins", self.out.display())),
             }

@@ -142,10 +142,14 @@ pub fn json_lines<T: for<'de> Deserialize<'de>>(
     problems: &mut Problems,
     mut each: impl FnMut(u64, T),
 ) -> Result<()> {
-    each_line(place, |line, content| match serde_json::from_slice(content) {
-        Ok(value) => each(line, value),
-        Err(error) => {
-            problems.error(place, &format!("line {line}"), format!("this cannot be read: {}", said(&error)), expected);
+    each_line(place, |line, content| {
+        let content = if line == 1 { content.strip_prefix(BOM).unwrap_or(content) } else { content };
+        match serde_json::from_slice(content) {
+            Ok(value) => each(line, value),
+            Err(error) => {
+                let what = format!("this cannot be read: {}", said(&error));
+                problems.error(place, &format!("line {line}"), what, expected);
+            }
         }
     })
 }

@@ -17,7 +17,7 @@ pub mod words;
 pub mod world;
 
 pub use draw::Canvas;
-pub use folder::Written;
+pub use folder::{PREVIEW, Written};
 pub use mp4::Mp4Writer;
 pub use world::{Clip, Rendered, Set, Truth, Twin, TwinKind};
 

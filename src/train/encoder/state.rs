@@ -81,10 +81,15 @@ impl State {
     /// When `out` holds something and the run does not resume; when what it holds is of another run or damaged.
     pub fn find(out: &Path, moved: &Parameters, settings: &Settings, resume: bool) -> Result<Option<State>> {
         let files = found(out)?;
-        // A checkpoint without states is not a run's of ours, perhaps the very one that is to be trained.
-        if !resume && !files.is_empty() || files.is_empty() && out.join("model.safetensors").exists() {
-            let what = format!("{} holds a training run or a checkpoint", out.display());
-            return Err(Error::config("--out", what, "add --resume to go on with a run, or choose another folder"));
+        if !resume && !files.is_empty() {
+            let what = format!("{} holds a training run", out.display());
+            return Err(Error::config("--out", what, "add --resume to go on with it, or choose another folder"));
+        }
+        // A run that was broken off in its first save has settings and no state: it begins anew.
+        if files.is_empty() && !(resume && place(out).exists()) && out.join("model.safetensors").exists() {
+            // Perhaps the very one that is to be trained.
+            let what = format!("{} holds a checkpoint and no run to go on with", out.display());
+            return Err(Error::config("--out", what, "choose another folder"));
         }
         if files.is_empty() {
             return Ok(None);
@@ -108,13 +113,17 @@ impl State {
         last.map_or(Ok(None), Err)
     }
 
-    /// Writes the state; older ones go when it is in place.
-    pub fn save(&self, out: &Path, moved: &Parameters, settings: &Settings) -> Result<PathBuf> {
+    /// Says what run this is; before anything else of it is written.
+    pub fn begin(out: &Path, settings: &Settings) -> Result<()> {
         let dir = folder(out);
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         let text = as_written(settings).map_err(|e| Error::config("settings", e.to_string(), "report it"))?;
-        write_whole(&place(out), format!("{text:#}\n").as_bytes())?;
-        let path = dir.join(format!("step-{:010}.safetensors", self.step));
+        write_whole(&place(out), format!("{text:#}\n").as_bytes())
+    }
+
+    /// Writes the state; older ones go when it is in place.
+    pub fn save(&self, out: &Path, moved: &Parameters) -> Result<PathBuf> {
+        let path = folder(out).join(format!("step-{:010}.safetensors", self.step));
         save_tensors(&path, moved, &[("", &self.params), ("m.", &self.adam_m), ("v.", &self.adam_v)])?;
         for (_, old) in found(out)?.into_iter().rev().skip(KEPT) {
             fs::remove_file(&old).map_err(Error::io("remove", &old))?;
