@@ -169,13 +169,10 @@ impl Ffmpeg {
         self.probe(path)?;
         // What is on the screen is the last frame that began before: the one at the end of a stretch that ends there.
         let still = |from: f32| {
-            let stretch: [OsString; 4] = [
-                "-ss".into(),
-                format!("{from:.3}").into(),
-                "-t".into(),
-                format!("{:.3}", seconds.max(0.0) - from + 0.002).into(),
-            ];
-            let filter = format!("scale='min({width},iw)':-2");
+            let until = format!("{:.3}", seconds.max(0.0) - from + 0.002);
+            // `-t` counts from the first frame and ends the decoding, `select` from the place that was sought.
+            let filter = format!("select='lte(t,{until})',scale='min({width},iw)':-2");
+            let stretch: [OsString; 4] = ["-ss".into(), format!("{from:.3}").into(), "-t".into(), until.into()];
             let cut = Cut { filter, shift: 0.0, step: 0.0, most: MOST_FRAMES, wanted: None };
             let mut last = None;
             for frame in self.decode(path, None, cut, &stretch)? {
