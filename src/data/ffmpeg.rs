@@ -126,7 +126,9 @@ impl Ffmpeg {
             let what = format!("has no picture, at most sound or text{}", said(&complaints));
             return Err(Error::format(path, what, "leave it out"));
         };
-        let seconds = |text: &Option<String>| text.as_ref().and_then(|t| t.parse::<f64>().ok()).filter(|s| *s > 0.0);
+        let seconds = |text: &Option<String>| {
+            text.as_ref().and_then(|t| t.parse::<f64>().ok()).filter(|s| s.is_finite() && *s > 0.0)
+        };
         let container = found.format.and_then(|f| seconds(&f.duration));
         Ok(Probe { seconds: seconds(&stream.duration).or(container) })
     }

@@ -32,22 +32,23 @@ impl TokenInteraction {
         TokenInteraction { config, parameters }
     }
 
-    fn op(&self) -> Interact {
-        Interact {
-            temperature: self.config.temperature,
-            relevance_temperature: self.config.relevance_temperature,
-            max_words: self.config.max_words as u32 + 1,
-            max_frames: self.config.max_frames as u32,
-            kept: 0,
-        }
-    }
-
     fn operands(text: &TextSide, video: &VideoSide) -> [Value; 11] {
         let none = Value::ABSENT;
         let (words, weights) = (text.tensors[0], text.tensors[1]);
         let (frames, bias) = (video.tensors[0], video.tensors[1]);
         let (ws, fs) = (text.inputs.segments, video.inputs.segments);
         [words, ws, weights, frames, fs, bias, none, none, none, none, none]
+    }
+}
+
+/// The interaction of all words and frames, as a configuration has it.
+pub(super) fn interaction(config: &Config) -> Interact {
+    Interact {
+        temperature: config.temperature,
+        relevance_temperature: config.relevance_temperature,
+        max_words: config.max_words as u32 + 1,
+        max_frames: config.max_frames as u32,
+        kept: 0,
     }
 }
 
@@ -87,10 +88,10 @@ impl Model for TokenInteraction {
         Ok(vec![unit, bias])
     }
     fn scores(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Value> {
-        g.apply(self.op(), &Self::operands(text, video))
+        g.apply(interaction(&self.config), &Self::operands(text, video))
     }
     fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
-        let outs = g.apply_all(self.op(), &Self::operands(text, video))?;
+        let outs = g.apply_all(interaction(&self.config), &Self::operands(text, video))?;
         let ([words, weights], frames) = ([text.tensors[0], text.tensors[1]], video.tensors[0]);
         let mean = SegmentReduce { kind: SegmentKind::Mean, tail: 0 };
         let pooled = g.apply(mean, &[frames, video.inputs.segments])?;

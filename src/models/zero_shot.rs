@@ -1,10 +1,10 @@
 //! Search before anything is trained: tokens of an encoder that puts texts and pictures into one space, as CLIP does.
 
 use super::batch::{TextInputs, VideoInputs};
+use super::token_interaction::interaction;
 use super::{Config, Model, TextSide, VideoSide};
 use crate::data::tokens::{About, InMemory, Tokens};
 use crate::engine::graph::{Graph, Value};
-use crate::engine::op::interact::Interact;
 use crate::engine::op::norm::Unit;
 use crate::engine::op::segment::{SegmentKind, SegmentReduce};
 use crate::engine::parameters::{Parameters, Weights};
@@ -12,11 +12,11 @@ use crate::error::Result;
 
 /// Both temperatures of the soft attention: 1 / 100, the scale at which CLIP's cosines were trained (Radford et al. 2021).
 const TEMPERATURE: f32 = 0.01;
-/// The longest that [`Interact`] takes: four minutes at two frames a second; longer videos are sampled evenly.
+/// The longest that [`Interact`](crate::engine::op::interact::Interact) takes: four minutes at two frames a second; longer videos are sampled evenly.
 const MOST_FRAMES: usize = 512;
 
 /// `S = ½ (Σ_t α_t c_t + Σ_t ρ_t c_t)` over the cosines `c` of a sentence and the frames, `ρ = softmax(c / τ)` and
-/// `α = softmax(2c / τ)`: a soft maximum, so that a short moment counts. It has no parameters; [`Interact`] with one word,
+/// `α = softmax(2c / τ)`: a soft maximum, so that a short moment counts. It has no parameters; that of token interaction with one word,
 /// the sentence itself.
 pub struct ZeroShot {
     config: Config,
@@ -50,16 +50,6 @@ impl ZeroShot {
         InMemory::new(about, vec![("query".into(), tokens)])
     }
 
-    fn op(&self) -> Interact {
-        Interact {
-            temperature: self.config.temperature,
-            relevance_temperature: self.config.relevance_temperature,
-            max_words: self.config.max_words as u32 + 1,
-            max_frames: self.config.max_frames as u32,
-            kept: 0,
-        }
-    }
-
     fn operands(text: &TextSide, video: &VideoSide) -> [Value; 11] {
         let none = Value::ABSENT;
         let (words, frames) = ((text.tensors[0], text.inputs.segments), (video.tensors[0], video.inputs.segments));
@@ -81,10 +71,10 @@ impl Model for ZeroShot {
         Ok(vec![g.apply(Unit, &[video.frames])?])
     }
     fn scores(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Value> {
-        g.apply(self.op(), &Self::operands(text, video))
+        g.apply(interaction(&self.config), &Self::operands(text, video))
     }
     fn evidence(&self, g: &mut Graph, text: &TextSide, video: &VideoSide) -> Result<Vec<(&'static str, Value)>> {
-        let outs = g.apply_all(self.op(), &Self::operands(text, video))?;
+        let outs = g.apply_all(interaction(&self.config), &Self::operands(text, video))?;
         let frames = video.tensors[0];
         let pooled = g.apply(SegmentReduce { kind: SegmentKind::Mean, tail: 0 }, &[frames, video.inputs.segments])?;
         Ok(vec![("words", text.tensors[0]), ("frames", frames), ("relevance", outs[2]), ("pooled", pooled)])
