@@ -10,7 +10,9 @@ pub mod factors;
 pub mod figures;
 pub mod frames;
 pub mod pareto;
+pub mod pixels;
 pub mod probe;
+pub mod rendered_background;
 pub mod run;
 pub mod spurious_background;
 pub mod temporal_order;
@@ -140,6 +142,8 @@ pub struct Job<'a> {
     pub effort: Effort,
     /// A folder of its own for what training leaves behind; removed afterwards.
     pub scratch: &'a Path,
+    /// A folder for what all jobs on this seed share; kept.
+    pub shared: &'a Path,
     pub stop: &'a AtomicBool,
     /// Opens a device to compute on.
     pub open: &'a (dyn Fn() -> Result<Box<dyn Backend>> + Sync),
@@ -154,6 +158,11 @@ pub trait Claim: Sync {
     fn variants(&self, effort: Effort) -> Vec<Variant>;
     /// What is looked at beside the bars: settings of some of the variants through a range.
     fn sweeps(&self, variants: &[Variant]) -> Vec<Sweep>;
+    /// Makes what jobs on a seed share, unless it is there: called before any is measured, one after the other and with
+    /// the whole device.
+    fn prepare(&self, _: &Job) -> Result<()> {
+        Ok(())
+    }
     fn measure(&self, job: &Job) -> Result<Measures>;
     /// What the table shows, in this order.
     fn columns(&self) -> &'static [&'static str];
@@ -180,4 +189,5 @@ pub static CLAIMS: &[&dyn Claim] = &[
     &temporal_order::TemporalOrderClaim,
     &pareto::ParetoClaim,
     &frames::FramesClaim,
+    &rendered_background::RenderedBackgroundClaim,
 ];

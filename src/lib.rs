@@ -12,4 +12,7 @@ pub mod models;
 #[cfg(feature = "cli")]
 pub mod picture;
 pub mod random;
+#[cfg(test)]
+#[path = "../tests/seed/mod.rs"]
+mod seed;
 pub mod train;

@@ -1,5 +1,7 @@
 //! CBA as a whole: its gradient is that of its loss, every form of it trains, and what it shows is what it scored.
 
+mod seed;
+
 use moviola::claims::trained::with_videos;
 use moviola::data::worlds::SimpleWorld;
 use moviola::data::{Dataset, Split};
@@ -18,15 +20,10 @@ use moviola::models::{Config, build, plans};
 use moviola::random::Random;
 use moviola::train::log::{Line, Log};
 use moviola::train::{Run, TrainOptions, Trainer};
+use seed::seed;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-
-fn fresh_seed() -> u64 {
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
-    seed
-}
 
 fn cpu() -> Box<dyn Backend> {
     Box::new(Cpu::new(1).unwrap())
@@ -73,7 +70,7 @@ fn batch(config: &Config, seed: u64) -> (Capacity, Counts, HashMap<String, HostT
 /// Only what has no stopped gradient in it: the branches that have are checked op by op.
 #[test]
 fn the_gradient_of_the_model_is_that_of_its_loss() {
-    let seed = fresh_seed();
+    let seed = seed();
     type Change = fn(&mut CbaConfig);
     let forms: [(&str, Change); 7] = [
         ("soft", |_| ()),
@@ -118,11 +115,15 @@ fn the_gradient_of_the_model_is_that_of_its_loss() {
             .flat_map(|p| p.offset as usize..p.offset as usize + p.elements())
             .map(|i| gradient[i] * direction[i])
             .sum();
-        // The score bends sharply: attention has a temperature of 0.05.
-        let h = 1e-6;
-        let measured = (loss_at(h).0 - loss_at(-h).0) / (2.0 * h);
-        let error = (along - measured).abs() / measured.abs().max(1e-3);
-        assert!(error < 1e-5, "{name}, seed {seed}: {along} and by differences {measured}");
+        // The score bends sharply: attention has a temperature of 0.05. Where there is a kink between the two sides
+        // (a ReLU, a choice of experts) they have to come closer.
+        let mut measured = |h: f64| (loss_at(h).0 - loss_at(-h).0) / (2.0 * h);
+        let error = |measured: f64| (along - measured).abs() / measured.abs().max(1e-3);
+        let mut found = measured(1e-6);
+        if error(found) >= 1e-5 {
+            found = measured(1e-7);
+        }
+        assert!(error(found) < 1e-5, "{name}, seed {seed}: {along} and by differences {found}");
     }
 }
 
@@ -150,7 +151,7 @@ fn losses(lines: &[Line]) -> Vec<f32> {
 #[test]
 fn every_form_trains_and_logs_its_terms() {
     let dir = tempfile::tempdir().unwrap();
-    let [data, _] = world(dir.path(), fresh_seed());
+    let [data, _] = world(dir.path(), seed());
     type Change = fn(&mut CbaConfig);
     let forms: [(&str, &[&str], Change); 7] = [
         ("default", &["contrast", "pooled", "uniform", "consistency", "balance", "router_z", "decorrelation"], |_| ()),
@@ -185,7 +186,7 @@ fn every_form_trains_and_logs_its_terms() {
 #[test]
 fn training_lowers_the_loss_and_every_run_of_a_seed_is_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    let [data, _] = world(dir.path(), fresh_seed());
+    let [data, _] = world(dir.path(), seed());
     let config = config(16, |_| ());
     let runs = ["a", "b"].map(|name| losses(&train(&dir.path().join(name), &data, &config, 8)));
     assert_eq!(runs[0], runs[1]);
@@ -218,7 +219,7 @@ fn score_of(e: &moviola::models::scorer::Explanation, tau: f32) -> f32 {
 #[test]
 fn what_is_shown_is_what_was_scored() {
     let dir = tempfile::tempdir().unwrap();
-    let [data, test] = world(dir.path(), fresh_seed());
+    let [data, test] = world(dir.path(), seed());
     let modes = [RoutingMode::Soft, RoutingMode::TopkQuery, RoutingMode::TopkToken, RoutingMode::Off];
     for (i, mode) in modes.into_iter().enumerate() {
         let config = config(16, |c| (c.routing.mode, c.routing.experts) = (mode, 5));
@@ -268,7 +269,7 @@ fn what_is_shown_is_what_was_scored() {
 #[test]
 fn time_reaches_the_score() {
     let dir = tempfile::tempdir().unwrap();
-    let [data, test] = world(dir.path(), fresh_seed());
+    let [data, test] = world(dir.path(), seed());
     let config = config(16, |_| ());
     let out = dir.path().join("model");
     train(&out, &data, &config, 1);
@@ -286,7 +287,7 @@ fn time_reaches_the_score() {
 #[test]
 fn a_perturbation_that_changes_nothing_changes_no_bit_of_the_score() {
     let dir = tempfile::tempdir().unwrap();
-    let seed = fresh_seed();
+    let seed = seed();
     let [data, test] = world(dir.path(), seed);
     let none = Perturbation { drop: None, jitter: false, speed: None };
     let kinds: Vec<Kind> =

@@ -1,6 +1,8 @@
 //! Steps in chunks: the loss and the gradient of a batch in one piece, the same bits whatever the threads and
 //! interruptions, and less memory.
 
+mod seed;
+
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod emulation;
 
@@ -24,17 +26,12 @@ use moviola::models::{Config, Model, Stage, build};
 use moviola::random::Random;
 use moviola::train::log::{Line, Log};
 use moviola::train::{Event, Run, TrainOptions, Trainer};
+use seed::seed;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const DIM: usize = 16;
-
-fn fresh_seed() -> u64 {
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
-    seed
-}
 
 fn cpu(threads: usize) -> Box<dyn Backend> {
     Box::new(Cpu::new(threads).unwrap())
@@ -226,7 +223,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn chunks_have_the_loss_and_the_gradient_of_the_batch() {
     let dir = tempfile::tempdir().unwrap();
-    let seed = fresh_seed();
+    let seed = seed();
     let [data, _] = world(dir.path(), seed);
     let order = Random::new(seed, 1).permutation(data.pairs.len());
     for (name, config) in forms() {
@@ -276,7 +273,7 @@ fn losses(out: &Path) -> Vec<f32> {
 #[test]
 fn a_run_in_chunks_is_the_same_with_more_threads_and_after_interruptions() {
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     let (o, whole) = (options(6), dir.path().join("whole"));
     // The second stage has plans of its own.
     let c = cba(|c| c.quantisation.from = 0.5);
@@ -293,7 +290,7 @@ fn a_run_in_chunks_is_the_same_with_more_threads_and_after_interruptions() {
 #[test]
 fn a_run_in_chunks_has_the_losses_of_one_without() {
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     // Donors are the one thing that chunks draw in another way.
     let plain = cba(|c| c.counterfactual.swap = 0.0);
     for (name, c) in [("token-interaction", config("token-interaction")), ("cba", plain)] {
@@ -357,7 +354,7 @@ fn a_gpu_has_the_gradient_of_the_cpu_in_chunks() {
     use moviola::engine::backend::{self, DeviceChoice};
     use moviola::engine::op::Precision;
     let dir = tempfile::tempdir().unwrap();
-    let seed = fresh_seed();
+    let seed = seed();
     let [data, _] = world(dir.path(), seed);
     for (name, config) in forms().into_iter().take(3) {
         let fixture = Fixture::new(&config, &data, &(0..8).collect::<Vec<_>>(), 3);

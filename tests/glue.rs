@@ -1,6 +1,8 @@
 //! What samples cannot show of norms, segments, top-k and the optimiser: steps on states in place, numbers that are
 //! not numbers, and tables that no packer would make.
 
+mod seed;
+
 use moviola::engine::backend::Backend;
 use moviola::engine::backend::cpu::Cpu;
 use moviola::engine::check::laid_out;
@@ -13,13 +15,8 @@ use moviola::engine::op::topk::{EMPTY, TopK};
 use moviola::engine::op::{Op, noise};
 use moviola::engine::scheduler::plan::{Command, Plan, Region, StateLayout, plan};
 use moviola::engine::tensor::{Counts, DType, Dim, HostData, HostTensor, Meta};
+use seed::seed;
 use std::sync::Arc;
-
-fn seed() -> u64 {
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    eprintln!("seed {seed}");
-    seed
-}
 
 fn meta_of(value: &HostTensor) -> Meta {
     let dims: Vec<Dim> = value.shape.iter().map(|n| Dim::Fixed(*n)).collect();

@@ -1,6 +1,8 @@
 //! Training: the same bits whatever the threads and interruptions, the same losses on every back end, and refusals
 //! before anything is lost.
 
+mod seed;
+
 use moviola::data::worlds::SimpleWorld;
 use moviola::data::{Dataset, Split};
 use moviola::engine::backend::Backend;
@@ -12,6 +14,7 @@ use moviola::error::{Error, Result};
 use moviola::models::{Config, folder};
 use moviola::train::log::{Line, Log};
 use moviola::train::{Event, Run, TrainOptions, Trainer};
+use seed::seed;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,14 +71,10 @@ fn remains(out: &Path) -> (Vec<u8>, Vec<Line>) {
     (std::fs::read(out.join("model.safetensors")).unwrap(), Log::read(&out.join("log.jsonl")).unwrap())
 }
 
-fn fresh_seed() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
-}
-
 #[test]
 fn one_thread_and_two_train_to_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     for model in ["mean-pool", "token-interaction"] {
         let (one, two) = (dir.path().join(format!("{model}-1")), dir.path().join(format!("{model}-2")));
         assert!(train(&one, &data, model, cpu(1), false, usize::MAX));
@@ -87,7 +86,7 @@ fn one_thread_and_two_train_to_the_same_bits() {
 #[test]
 fn an_interrupted_run_ends_in_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
     assert!(train(&whole, &data, "token-interaction", cpu(2), false, usize::MAX));
     assert!(!train(&broken, &data, "token-interaction", cpu(2), false, 4));
@@ -102,7 +101,7 @@ fn an_interrupted_run_ends_in_the_same_bits() {
 #[test]
 fn the_loss_falls_and_the_best_model_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     let out = dir.path().join("run");
     assert!(train(&out, &data, "token-interaction", cpu(2), false, usize::MAX));
     let lines = Log::read(&out.join("log.jsonl")).unwrap();
@@ -118,7 +117,7 @@ fn the_loss_falls_and_the_best_model_is_kept() {
 #[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
     assert!(train(&whole, &data, "mean-pool", cpu(2), false, usize::MAX));
     assert!(!train(&broken, &data, "mean-pool", cpu(2), false, 9));
@@ -144,7 +143,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 #[test]
 fn another_runs_checkpoint_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     let out = dir.path().join("run");
     assert!(!train(&out, &data, "mean-pool", cpu(2), false, 5));
     let before = std::fs::read(out.join("log.jsonl")).unwrap();
@@ -194,7 +193,7 @@ impl Backend for Tiny {
 #[test]
 fn a_plan_larger_than_the_device_is_refused_before_allocation_with_numbers() {
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     let backend = Box::new(Tiny(Cpu::new(1).unwrap()));
     let c = Config { dim: 256, ..config("token-interaction") };
     let (out, o) = (dir.path().join("run"), options(1));
@@ -212,7 +211,7 @@ fn a_gpu_trains_with_the_losses_of_the_cpu() {
     use moviola::engine::backend::{self, DeviceChoice};
     use moviola::engine::op::Precision;
     let dir = tempfile::tempdir().unwrap();
-    let data = world(dir.path(), fresh_seed());
+    let data = world(dir.path(), seed());
     let o = TrainOptions { epochs: 7, batch: 16, ..TrainOptions::default() };
     for model in ["mean-pool", "token-interaction"] {
         let losses = |name: &str, backend| {

@@ -95,10 +95,21 @@ pub fn seed(base: u64, i: usize) -> u64 {
     Random::new(base, 0x636c_6169_6d73).bits(i as u64) >> 11
 }
 
+/// How devices are opened.
+#[derive(Copy, Clone)]
+pub struct Open<'a> {
+    /// One that has the machine to itself.
+    pub alone: &'a (dyn Fn() -> Result<Box<dyn Backend>> + Sync),
+    /// One of those that `jobs` jobs compute on.
+    pub beside: &'a (dyn Fn() -> Result<Box<dyn Backend>> + Sync),
+}
+
 struct Task<'a> {
     variant: &'a Variant,
     seed: u64,
     file: PathBuf,
+    /// Of what jobs on the seed share.
+    shared: PathBuf,
     depends_on: String,
 }
 
@@ -109,7 +120,7 @@ struct Task<'a> {
 pub fn run(
     claim: &dyn Claim,
     request: &Request,
-    open: &(dyn Fn() -> Result<Box<dyn Backend>> + Sync),
+    open: Open,
     progress: &(dyn Fn(usize, usize, &str) + Sync),
     stop: &AtomicBool,
 ) -> Result<Outcome> {
@@ -143,6 +154,10 @@ pub fn run(
         .collect();
     let (next, done, fresh) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(0.0));
     let failed: Mutex<Option<Error>> = Mutex::new(None);
+    for task in tasks.iter().filter(|task| kept(task).is_none()) {
+        progress(0, tasks.len(), "what all share");
+        claim.prepare(&job(request, task, Path::new(""), open.alone, stop))?;
+    }
     let worker = || {
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
             if stop.load(Ordering::Relaxed) || lock(&failed).is_some() {
@@ -150,7 +165,7 @@ pub fn run(
             }
             if kept(task).is_none() {
                 progress(done.load(Ordering::Relaxed), tasks.len(), &task.variant.name);
-                match measure(claim, request, task, open, stop) {
+                match measure(claim, request, task, open.beside, stop) {
                     Ok(seconds) => *lock(&fresh) += seconds,
                     Err(e) => {
                         lock(&failed).get_or_insert(e);
@@ -230,7 +245,9 @@ fn task<'a>(claim: &dyn Claim, request: &Request, variant: &'a Variant, seed: u6
     );
     // Part of the name, so that another setting, program or device does not take the place of what was measured.
     let file = request.cache.join(format!("{name}-{}.json", checksum(depends_on.as_bytes(), 4)));
-    Task { variant, seed, file, depends_on }
+    let shared = format!("{program} {} {generator} {effort}", request.arithmetic);
+    let shared = request.cache.join(format!("{}-{seed}-{}", claim.name(), checksum(shared.as_bytes(), 4)));
+    Task { variant, seed, file, shared, depends_on }
 }
 
 /// What the cache holds of a task, if it is still true.
@@ -238,6 +255,18 @@ fn kept(task: &Task) -> Option<Kept> {
     let bytes = read_capped(&task.file, LIMIT).ok()?;
     let kept: Kept = serde_json::from_slice(&bytes).ok()?;
     (kept.format == FORMAT && kept.depends_on == task.depends_on).then_some(kept)
+}
+
+fn job<'a>(
+    request: &Request,
+    task: &'a Task,
+    scratch: &'a Path,
+    open: &'a (dyn Fn() -> Result<Box<dyn Backend>> + Sync),
+    stop: &'a AtomicBool,
+) -> Job<'a> {
+    let Task { variant, seed, shared, .. } = task;
+    let (generator, effort) = (request.generator, request.effort);
+    Job { variant, seed: *seed, generator, effort, scratch, shared, stop, open }
 }
 
 fn measure(
@@ -256,9 +285,8 @@ fn measure(
     };
     remove()?;
     std::fs::create_dir_all(&scratch).map_err(Error::io("create", &scratch))?;
-    let (variant, seed, generator, effort) = (task.variant, task.seed, request.generator, request.effort);
-    let job = Job { variant, seed, generator, effort, scratch: &scratch, stop, open };
-    let measures = claim.measure(&job)?;
+    let (variant, seed) = (task.variant, task.seed);
+    let measures = claim.measure(&job(request, task, &scratch, open, stop))?;
     if let Some((name, value)) = measures.iter().find(|(_, value)| !value.is_finite()) {
         return Err(Error::NotFinite {
             place: format!("{}, variant {}, seed {seed}", claim.name(), variant.name),

@@ -236,7 +236,7 @@ impl Claim for SpuriousBackgroundClaim {
 }
 
 /// Half of the frames, drawn for each video.
-fn random_mask(random: Random, video: usize, frames: usize, frame: usize) -> bool {
+pub fn random_mask(random: Random, video: usize, frames: usize, frame: usize) -> bool {
     let first = video as u64 * 4096;
     let rank = |t: usize| random.bits(first + t as u64);
     (0..frames).filter(|t| rank(*t) < rank(frame)).count() < frames.div_ceil(2)

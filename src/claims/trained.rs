@@ -64,14 +64,20 @@ impl Recipe {
 /// # Errors
 /// When the variant names a parameter that the world does not have.
 pub fn world<W: DeserializeOwned>(job: &Job, quick: &[(&str, usize)]) -> Result<W> {
-    let mut parameters = Map::new();
-    if job.effort == Effort::Quick {
-        parameters.extend(quick.iter().map(|(key, value)| (key.to_string(), Value::from(*value))));
-    }
-    parameters.extend(job.variant.world.clone());
     let generator = serde_json::to_value(job.generator);
     let generator = generator.map_err(|e| Error::config("generator", e.to_string(), "report it"))?;
-    parameters.extend([("seed".to_string(), Value::from(job.seed)), ("generator".to_string(), generator)]);
+    let quick = quick.iter().filter(|_| job.effort == Effort::Quick);
+    let parameters = quick.map(|(key, value)| (key.to_string(), Value::from(*value)));
+    world_of(job, parameters.chain([("generator".to_string(), generator)]).collect())
+}
+
+/// A world with these parameters, the job's seed, and what is special about its variant.
+///
+/// # Errors
+/// When the variant names a parameter that the world does not have.
+pub fn world_of<W: DeserializeOwned>(job: &Job, mut parameters: Map<String, Value>) -> Result<W> {
+    parameters.extend(job.variant.world.clone());
+    parameters.insert("seed".to_string(), Value::from(job.seed));
     serde_json::from_value(Value::Object(parameters))
         .map_err(|e| Error::config("world", e.to_string(), "`moviola data world` writes a world.json with all of them"))
 }

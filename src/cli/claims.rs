@@ -3,6 +3,7 @@
 mod told;
 
 use super::{Common, STOP, output, progress, settings};
+use crate::claims::run::Open;
 use crate::claims::{CLAIMS, Claim, Effort, Request, Table, Variant, run};
 use crate::data::files::write_whole;
 use crate::data::worlds::Generator;
@@ -100,7 +101,8 @@ impl Claims {
         let arithmetic = format!("{of_device} {:?}", common.precision);
         drop(probe);
         let choice = if on_cpu { DeviceChoice::Cpu } else { choice };
-        let open = || Ok(backend::open(&choice, threads, common.precision.into())?.0);
+        let alone = || Ok(backend::open(&choice, common.threads, common.precision.into())?.0);
+        let beside = || Ok(backend::open(&choice, threads, common.precision.into())?.0);
         std::fs::create_dir_all(&self.out).map_err(Error::io("create", &self.out))?;
         let change = |variant: &mut Variant| settings::change(&self.settings, variant);
         let request = Request {
@@ -123,7 +125,7 @@ impl Claims {
             bar.set_position(done as u64);
             bar.set_message(name.to_string());
         };
-        let outcome = run(claim, &request, &open, &told, &STOP)?;
+        let outcome = run(claim, &request, Open { alone: &alone, beside: &beside }, &told, &STOP)?;
         bar.finish_and_clear();
         let told = Told { claim, outcome: &outcome };
         if let Some(path) = &self.report {

@@ -192,12 +192,7 @@ fn lose(samples: &mut Vec<Sample>, share: f32, random: Random) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fresh() -> u64 {
-        let seed = u64::from(std::process::id()) << 20 | std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos() as u64;
-        println!("seed {seed}");
-        seed
-    }
+    use crate::seed::seed;
 
     fn times(n: usize, spacing: f32) -> Vec<f32> {
         (0..n).map(|t| t as f32 * spacing).collect()
@@ -219,14 +214,14 @@ mod tests {
     fn nothing_switched_on_changes_nothing() {
         let off = Perturbation { drop: None, jitter: false, speed: None };
         let times = times(9, 0.5);
-        assert_eq!(off.sample(&times, Random::new(fresh(), 0)), plain(&times));
+        assert_eq!(off.sample(&times, Random::new(seed(), 0)), plain(&times));
         assert_eq!(only_speed(1.0).sample(&times, Random::new(1, 0)).len(), 9);
         assert_eq!(seen(&only_speed(1.0).sample(&times, Random::new(1, 0)), &times), times);
     }
 
     #[test]
     fn every_token_is_inside_in_order_and_as_many_as_said() {
-        let seed = fresh();
+        let seed = seed();
         for round in 0..400 {
             let random = Random::new(seed, round);
             let n = random.below(9, 70) as usize;
@@ -259,7 +254,7 @@ mod tests {
     #[test]
     fn drop_takes_its_share_of_frames_and_leaves_four() {
         let p = Perturbation { drop: Some(0.25), jitter: false, speed: None };
-        let seed = fresh();
+        let seed = seed();
         for (n, left) in [(0, 0), (1, 1), (3, 3), (4, 4), (5, 4), (8, 6), (12, 9), (64, 48)] {
             let samples = p.sample(&times(n, 1.0), Random::new(seed, n as u64));
             assert_eq!(samples.len(), left, "of {n}");
@@ -312,7 +307,7 @@ mod tests {
     #[test]
     fn jitter_is_off_by_one_at_most_and_unbiased() {
         let p = Perturbation { drop: None, jitter: true, speed: None };
-        let seed = fresh();
+        let seed = seed();
         let mut by = [0; 3];
         for round in 0..300 {
             for (t, s) in p.sample(&times(12, 1.0), Random::new(seed, round)).iter().enumerate() {

@@ -8,11 +8,9 @@ use moviola::engine::tensor::{Axis, Counts, Dim, Meta};
 use moviola::random::Random;
 use std::sync::Arc;
 
-pub fn seed() -> u64 {
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    eprintln!("seed {seed}");
-    seed
-}
+#[path = "../seed/mod.rs"]
+mod seed;
+pub use seed::seed;
 
 fn values(seed: u64, stream: u64, n: usize) -> Vec<f32> {
     let random = Random::new(seed, stream);

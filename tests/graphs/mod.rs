@@ -17,15 +17,10 @@ use moviola::error::Result;
 use moviola::random::Random;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A seed that nobody has seen before; `MOVIOLA_SEED` repeats a run.
-pub fn seed() -> u64 {
-    let given = std::env::var("MOVIOLA_SEED").ok().and_then(|s| s.parse().ok());
-    let seed = given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64);
-    println!("MOVIOLA_SEED={seed}");
-    seed
-}
+#[path = "../seed/mod.rs"]
+mod seed;
+pub use seed::seed;
 
 pub fn ctx() -> Ctx {
     Ctx { target: Target::Cpu, precision: Precision::F32, max_binding_bytes: u64::MAX, threads: 2 }

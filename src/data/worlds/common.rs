@@ -278,14 +278,6 @@ pub(super) mod testing {
     use super::*;
     use crate::data::TokenSource;
 
-    /// A seed that no run had before, printed.
-    pub fn fresh() -> u64 {
-        let now = std::time::UNIX_EPOCH.elapsed().unwrap();
-        let seed = now.as_nanos() as u64 >> 8;
-        println!("seed {seed}");
-        seed
-    }
-
     pub fn dot(a: &[f32], b: &[f32]) -> f32 {
         a.iter().zip(b).map(|(x, y)| x * y).sum()
     }

@@ -400,8 +400,9 @@ fn rotation(seed: u64, name: &str, dim: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::common::testing::{dot, fresh, hits, same_bits, tokens};
+    use super::super::common::testing::{dot, hits, same_bits, tokens};
     use super::*;
+    use crate::seed::seed;
 
     fn small(seed: u64) -> Factors {
         Factors { seed, train: 300, values: 64, ..Factors::default() }
@@ -409,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_bits_with_one_thread_or_three() {
-        let seed = fresh();
+        let seed = seed();
         for generator in [Generator::Main, Generator::HeldOut] {
             let world = Factors { generator, ..small(seed) };
             let other = Factors { seed: seed + 1, ..world.clone() };
@@ -420,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_permutation_gallery_shows_every_value_once_a_factor_and_asks_for_all() {
-        let made = small(fresh()).test(2).unwrap();
+        let made = small(seed()).test(2).unwrap();
         assert_eq!((made.videos.len(), made.queries.len()), (64, 192));
         assert_eq!(made.data.gallery(), (0..64).collect::<Vec<_>>());
         for f in 0..3 {
@@ -446,7 +447,7 @@ mod tests {
 
     #[test]
     fn training_asks_for_what_the_video_shows() {
-        let made = small(fresh()).train().unwrap();
+        let made = small(seed()).train().unwrap();
         let mut factors = [0; 3];
         for (query, pair) in made.queries.iter().zip(&made.data.pairs) {
             assert!(query.describes(&made.videos[pair.video]));
@@ -474,7 +475,7 @@ mod tests {
 
     #[test]
     fn without_noise_and_drift_tokens_are_templates() {
-        let world = Factors { noise: 0.0, drift: 0.0, values: 16, ..small(fresh()) };
+        let world = Factors { noise: 0.0, drift: 0.0, values: 16, ..small(seed()) };
         let (templates, made) = (templates(&world), world.test(0).unwrap());
         for (v, video) in made.videos.iter().enumerate() {
             for f in 0..3 {
@@ -491,7 +492,7 @@ mod tests {
 
     #[test]
     fn a_single_frame_hides_the_motion_and_all_frames_show_it() {
-        let world = Factors { values: 256, ..small(fresh()) };
+        let world = Factors { values: 256, ..small(seed()) };
         let templates: Vec<Vec<f32>> = (0..256).map(|v| world.template(MOTION, v).unwrap()).collect();
         let cosine = |a: &[f32], b: &[f32]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
         for v in 1..256 {
@@ -505,7 +506,7 @@ mod tests {
     #[test]
     fn an_oracle_finds_all_and_a_factor_blind_scorer_a_third() {
         for generator in [Generator::Main, Generator::HeldOut] {
-            let world = Factors { generator, ..small(fresh()) };
+            let world = Factors { generator, ..small(seed()) };
             let (templates, made) = (templates(&world), world.test(0).unwrap());
             let oracle = |q: usize, v: usize| {
                 let Query { factor, value, .. } = made.queries[q];
@@ -529,7 +530,7 @@ mod tests {
 
     #[test]
     fn rotations_are_rotations() {
-        let seed = fresh();
+        let seed = seed();
         let rows = rotation(seed, "x", 16);
         for (i, a) in rows.chunks(16).enumerate() {
             for (j, b) in rows.chunks(16).enumerate() {

@@ -198,8 +198,7 @@ mod tests {
 
     #[test]
     fn the_held_out_map_keeps_lengths_on_average_and_is_not_additive() {
-        let seed = u64::from(std::process::id());
-        println!("seed {seed}");
+        let seed = crate::seed::seed();
         let law = Law::new(Generator::HeldOut, seed, "test", DIM);
         let row = |i: u64| {
             let mut row = vec![0.0; DIM];

@@ -300,8 +300,7 @@ mod tests {
 
     #[test]
     fn the_gradient_of_the_scores_agrees_with_finite_differences_and_the_scale_has_none() {
-        let seed = u64::from(std::process::id());
-        println!("seed {seed}");
+        let seed = crate::seed::seed();
         for log_scale in [0.0, 2.5, f64::from(100f32.ln())] {
             let mut g = Graph::new();
             let dims = [Dim::Fixed(7), Dim::Fixed(5)];
@@ -333,7 +332,7 @@ mod tests {
 
     #[test]
     fn equal_scores_cost_nothing_and_one_that_stands_out_does() {
-        let random = Random::new(u64::from(std::process::id()), 2);
+        let random = Random::new(crate::seed::seed(), 2);
         let level = f64::from(random.normal(0));
         let mut ins = [HostTensor::f64(&[4, 6], vec![level; 24]), HostTensor::scalar(2.0)];
         assert!(UNIFORMITY.reference(&ins, &Counts::default())[0].x()[0].abs() < 1e-12);

@@ -144,11 +144,6 @@ fn best_fit(buffers: &[Lifetime], order: &[usize], limit: u64) -> Result<Placeme
 mod tests {
     use super::*;
     use crate::random::Random;
-    use std::time::{SystemTime, UNIX_EPOCH};
-
-    fn fresh_seed() -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_nanos() as u64)
-    }
 
     /// What graphs look like: most buffers are read soon, some much later; sizes differ by orders of magnitude.
     fn lifetimes(random: Random, n: usize) -> Vec<Lifetime> {
@@ -175,7 +170,7 @@ mod tests {
 
     #[test]
     fn random_lifetimes_are_placed_within_five_percent_of_the_bound() {
-        let seed = fresh_seed();
+        let seed = crate::seed::seed();
         let more = if std::env::var_os("MOVIOLA_TEST_ALL").is_some() { 100 } else { 1 };
         let sizes = [1, 2, 10, 100, 200, 300, 400, 500, 600, 700].repeat(more);
         let mut worst = 1.0f64;
@@ -193,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_bound_is_the_largest_sum_of_what_lives_at_one_time() {
-        let seed = fresh_seed();
+        let seed = crate::seed::seed();
         for round in 0..20 {
             let buffers = lifetimes(Random::new(seed, round), 40);
             let sum = |t: u32| buffers.iter().filter(|b| b.first <= t && t <= b.last).map(|b| b.bytes).sum::<u64>();

@@ -73,8 +73,7 @@ impl Rendered {
         let sets = Set::ALL.into_iter().map(|set| self.clips(set)).collect::<Result<Vec<_>>>()?;
         let all: usize = sets.iter().map(Vec::len).sum();
         let done = AtomicUsize::new(0);
-        let (mut bytes, mut parameters) = (0, Vec::new());
-        json_line(&mut parameters, &World::Rendered(self.clone()))?;
+        let mut bytes = 0;
         let adversarial = place.join(TESTS).join(Set::Adv.name());
         let [plain, adv] = [[Set::Train, Set::Val, Set::Test].as_slice(), &[Set::Adv]].map(|wanted| -> Vec<&Clip> {
             let sets = Set::ALL.into_iter().zip(&sets).filter(|(set, _)| wanted.contains(set));
@@ -91,7 +90,7 @@ impl Rendered {
                 Ok(fs::metadata(&file).map_err(Error::io("read the size of", &file))?.len())
             });
             bytes += written.try_reduce(|| 0, |a, b| Ok(a + b))?;
-            write_lists(place, clips, &parameters)?;
+            self.write_lists(place, clips)?;
         }
         let picture = preview(&plain);
         write_whole(&place.join(PREVIEW), &png(&picture)?)?;
@@ -116,23 +115,25 @@ impl Rendered {
         beside.keep()?;
         Ok(written)
     }
-}
 
-fn write_lists(place: &Path, clips: &[&Clip], parameters: &[u8]) -> Result<()> {
-    let (mut captions, mut truths) = (Vec::new(), Vec::new());
-    for clip in clips {
-        let Clip { id, split, truth, .. } = clip;
-        json_line(&mut truths, &TruthLine { video_id: id, split: *split, truth })?;
-        for (c, caption) in clip.captions.iter().enumerate() {
-            let line =
-                serde_json::json!({"text_id": clip.text_id(c), "video_id": id, "caption": caption, "split": split});
-            json_line(&mut captions, &line)?;
+    /// Writes what is known of clips into the folder `place`: captions in the native layout, the truth, the parameters.
+    pub fn write_lists(&self, place: &Path, clips: &[&Clip]) -> Result<()> {
+        let (mut captions, mut truths, mut parameters) = (Vec::new(), Vec::new(), Vec::new());
+        json_line(&mut parameters, &World::Rendered(self.clone()))?;
+        for clip in clips {
+            let Clip { id, split, truth, .. } = clip;
+            json_line(&mut truths, &TruthLine { video_id: id, split: *split, truth })?;
+            for (c, caption) in clip.captions.iter().enumerate() {
+                let line =
+                    serde_json::json!({"text_id": clip.text_id(c), "video_id": id, "caption": caption, "split": split});
+                json_line(&mut captions, &line)?;
+            }
         }
+        for (name, content) in [(CAPTIONS, captions), (TRUTH, truths), (WORLD, parameters)] {
+            write_whole(&place.join(name), &content)?;
+        }
+        Ok(())
     }
-    for (name, content) in [(CAPTIONS, captions.as_slice()), (TRUTH, &truths), (WORLD, parameters)] {
-        write_whole(&place.join(name), content)?;
-    }
-    Ok(())
 }
 
 /// Clips for a preview.

@@ -17,7 +17,7 @@ pub struct Event {
     pub seconds: (f32, f32),
 }
 
-/// What lies between two cuts.
+/// A stretch of a clip at one place; between cuts, and between the coming and going of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Shot {
     /// From and to.

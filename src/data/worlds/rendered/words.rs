@@ -139,8 +139,14 @@ impl Story {
 /// Ways to tell a story; the number of different captions of a clip.
 pub const TELLINGS: usize = 4;
 
-/// A caption: object, colour and actions, never the background. `telling` chooses the sentence, `random` the verbs.
-pub fn caption(story: &Story, size: Size, telling: usize, random: Random) -> String {
+/// A caption: object, colour and actions, and the background where it is to be told. `telling` chooses the sentence,
+/// `random` the verbs.
+pub fn caption(story: &Story, size: Size, place: Option<&str>, telling: usize, random: Random) -> String {
+    let told = told(story, size, telling, random);
+    place.map_or(told.clone(), |place| format!("{told}, before {place}"))
+}
+
+fn told(story: &Story, size: Size, telling: usize, random: Random) -> String {
     let (shape, colour, size) = (story.shape.name(), story.colour.name(), size.name());
     let verb = |action: Action, index: u64| {
         let phrases = action.phrases();

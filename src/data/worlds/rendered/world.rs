@@ -20,6 +20,8 @@ const PATIENCE: usize = 2000;
 const SIDES: (usize, usize) = (32, 1024);
 /// Clips of a set; ids and truth of all are in memory at once.
 const MOST_CLIPS: usize = 1 << 20;
+/// What is left of a shot has to do for two events.
+const MOST_ABSENT: f32 = 0.75;
 /// Seconds of a shot without the object.
 const EMPTY: (f32, f32) = (0.6, 1.0);
 
@@ -49,6 +51,10 @@ pub struct Rendered {
     pub order_share: f32,
     /// Share of the clips with a hard cut from or to a place without the object.
     pub cut_share: f32,
+    /// Share of its shot for which an object is not there: it comes in and goes, and the place stays.
+    pub absent: f32,
+    /// Whether captions name the background, too.
+    pub told_places: bool,
 }
 
 impl Default for Rendered {
@@ -66,6 +72,8 @@ impl Default for Rendered {
             rho: 0.9,
             order_share: 0.35,
             cut_share: 0.3,
+            absent: 0.0,
+            told_places: false,
         }
     }
 }
@@ -236,7 +244,8 @@ impl Rendered {
         within("seconds", self.seconds.1, self.seconds.0, 60.0)?;
         within("rho", self.rho, 0.0, 1.0)?;
         within("order_share", self.order_share, 0.0, 1.0)?;
-        within("cut_share", self.cut_share, 0.0, 1.0)
+        within("cut_share", self.cut_share, 0.0, 1.0)?;
+        within("absent", self.absent, 0.0, MOST_ABSENT)
     }
 
     fn part<'a>(&self, name: &'a str) -> Part<'a> {
@@ -324,7 +333,12 @@ impl Rendered {
             (true, false) => (0.0, ((end - empty) * self.fps).round() / self.fps),
         };
         let background = self.background(set, story.shape, part.random("background", leader));
-        let mut shots = vec![Shot { seconds: (from, to), background, object: true }];
+        let on_screen = self.on_screen((from, to), part.random("absent", leader));
+        let mut shots: Vec<Shot> = [((from, on_screen.0), false), (on_screen, true), ((on_screen.1, to), false)]
+            .into_iter()
+            .filter(|((from, to), object)| *object || from < to)
+            .map(|(seconds, object)| Shot { seconds, background, object })
+            .collect();
         let elsewhere = self.elsewhere(set, story.shape, background, part.random("elsewhere", leader));
         if from > 0.0 {
             shots.insert(0, Shot { seconds: (0.0, from), background: elsewhere, object: false });
@@ -338,15 +352,16 @@ impl Rendered {
             colour: story.colour,
             size,
             start,
-            events: events(&story, (from, to), draw),
+            events: events(&story, on_screen, draw),
             shots,
             random: part.random("texture", leader),
         };
+        let place = self.told_places.then_some(background.name());
         let tellings = part.random("telling", i).permutation(TELLINGS);
         let captions = tellings
             .into_iter()
             .take(self.captions)
-            .map(|telling| caption(&story, size, telling, part.random("words", TELLINGS * i + telling)));
+            .map(|telling| caption(&story, size, place, telling, part.random("words", TELLINGS * i + telling)));
         let captions = captions.collect();
         let times = (0..frames).map(|frame| frame as f32 / self.fps);
         let bounds = |at: f32| scene.object(at).and_then(|object| object.bounds((self.width, self.height)));
@@ -362,12 +377,23 @@ impl Rendered {
             events: scene.events.clone(),
             background,
             favourite: self.favourite(story.shape),
-            cuts: scene.shots.iter().skip(1).map(|shot| shot.seconds.0).collect(),
+            cuts: cuts(&scene.shots),
             shots: scene.shots.clone(),
             boxes: times.map(bounds).collect(),
             twin: twin.map(|(place, kind)| Twin { video_id: id(place), kind }),
         };
         Clip { id: id(i), split: set.split(), captions, truth, scene }
+    }
+
+    /// When an object is there within its shot, in whole frames.
+    fn on_screen(&self, (from, to): (f32, f32), random: Random) -> (f32, f32) {
+        let frames = ((to - from) * self.fps).round();
+        let absent = (self.absent * frames).round();
+        let before = (random.uniform(0) * (absent + 1.0)).floor().min(absent);
+        let at = |frames: f32| from + frames / self.fps;
+        // The ends of a shot stay the numbers that they are.
+        let begin = if before > 0.0 { at(before) } else { from };
+        (begin, if before < absent { at(frames - absent + before) } else { to })
     }
 
     /// The background behind an object.
@@ -390,6 +416,12 @@ impl Rendered {
         let free: Vec<Texture> = Texture::ALL.iter().copied().filter(|texture| !taken.contains(texture)).collect();
         pick(&free, random, 0).unwrap_or(behind)
     }
+}
+
+/// Where the place changes.
+fn cuts(shots: &[Shot]) -> Vec<f32> {
+    let changes = shots.windows(2).filter(|two| two[0].background != two[1].background);
+    changes.map(|two| two[1].seconds.0).collect()
 }
 
 fn pick<T: Copy>(from: &[T], random: Random, index: u64) -> Option<T> {

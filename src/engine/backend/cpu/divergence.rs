@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_ratio_keeps_its_digits_from_1e_12_to_300() {
-        let seed = u64::from(std::process::id());
+        let seed = crate::seed::seed();
         let random = Random::new(seed, 1);
         for i in 0..20_000u64 {
             let x = (random.uniform(2 * i) * 33.0 - 27.6).exp() * if i % 2 == 0 { 1.0 } else { -1.0 };

@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn exp_is_that_of_the_library_over_its_whole_range() {
-        let seed = u64::from(std::process::id());
+        let seed = crate::seed::seed();
         let random = Random::new(seed, 1);
         for i in 0..20_000 {
             let x = random.uniform(i) * 174.0 - 86.5;

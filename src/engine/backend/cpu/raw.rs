@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_no_bit_of_a_product() {
-        let seed = u64::from(std::process::id());
+        let seed = crate::seed::seed();
         let random = Random::new(seed, 1);
         for (round, [m, n, k]) in
             [[301, 257, 515], [1536, 512, 512], [128, 96, 4100], [1031, 1, 300]].into_iter().enumerate()

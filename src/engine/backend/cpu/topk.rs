@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn keys_order_as_scores_do_and_give_them_back() {
-        let seed = u64::from(std::process::id());
+        let seed = crate::seed::seed();
         let random = Random::new(seed, 3);
         // Any bits: subnormal numbers and infinities among them.
         let draw = |i| f32::from_bits(random.at(i)[0]);

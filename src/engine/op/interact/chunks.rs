@@ -456,7 +456,8 @@ mod tests {
 
     #[test]
     fn chunks_hold_every_pair_once_and_fit_their_budget() {
-        let random = crate::random::Random::new(std::process::id().into(), 5);
+        let seed = crate::seed::seed();
+        let random = crate::random::Random::new(seed, 5);
         for round in 0..200u64 {
             let draw = |i, n| 1 + random.below(round * 8 + i, n) as usize;
             let op = Interact { max_words: draw(0, 512) as u32, max_frames: draw(1, 512) as u32, ..INTERACT };
@@ -474,7 +475,6 @@ mod tests {
             };
             let budget = (1 << 18) * draw(4, 64) as u64;
             let chunks = Chunks::new(&op, &p, budget);
-            let seed = std::process::id();
             assert!(chunks.columns as u64 * chunks.rows as u64 <= budget, "seed {seed}: {chunks:?}");
             let inside = |begin: usize, per: usize, end: usize| (begin + per).min(end) - begin;
             let pairs: usize = chunks
@@ -487,7 +487,8 @@ mod tests {
 
     #[test]
     fn the_workspace_of_a_router_stays_below_its_bound() {
-        let random = crate::random::Random::new(std::process::id().into(), 6);
+        let seed = crate::seed::seed();
+        let random = crate::random::Random::new(seed, 6);
         for round in 0..200u64 {
             let draw = |i, n| 1 + random.below(round * 8 + i, n) as usize;
             let op = Interact { max_words: draw(0, 512) as u32, max_frames: draw(1, 512) as u32, ..INTERACT };
@@ -509,7 +510,6 @@ mod tests {
             let forward = c.dots_bytes() + c.products_bytes();
             // Each place is rounded up to 256 bytes.
             let most = WORKSPACE + 5 * 256;
-            let seed = std::process::id();
             assert!(backward <= most && forward <= most, "seed {seed}: {forward} and {backward} bytes of {op:?}");
         }
     }

@@ -12,11 +12,6 @@ use crate::random::Random;
 use std::sync::Arc;
 
 /// A seed that differs from run to run; tests print it when they fail.
-fn fresh_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(1, |t| t.as_nanos() as u64)
-}
-
 fn metas() -> Vec<Meta> {
     let f = |dims: &[usize]| Meta::f32(&dims.iter().map(|d| Dim::Fixed(*d)).collect::<Vec<_>>()).unwrap();
     let table = |n| Meta::u32(&[Dim::Fixed(n), Dim::Fixed(2)]).unwrap();
@@ -182,7 +177,7 @@ fn first_output(sample: &Sample, threads: usize) -> Vec<u32> {
 /// The packer makes sound tables; one that is not must not take the process down.
 #[test]
 fn tables_that_are_not_segments_do_no_harm_on_the_cpu() {
-    let seed = fresh_seed();
+    let seed = crate::seed::seed();
     let random = Random::new(seed, 0);
     let ops = [&INTERACT as &dyn Op, &INTERACT_GRAD, &INTERACT_PAIRS, &FOREGROUND];
     for (round, op) in ops.into_iter().cycle().take(40).enumerate() {

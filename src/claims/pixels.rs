@@ -1,0 +1,196 @@
+//! What experiments on pixels share: a tower that has looked at a world without traps, and what it sees of one with them.
+//!
+//! As in practice encoder and model are trained apart. The encoder (a small CLIP, from random weights) sees clips whose
+//! backgrounds are independent of shapes, with captions that name both: it has no reason to take one for the other. The
+//! models on its features are trained where they go together, and have one.
+
+use super::{Effort, Job};
+use crate::data::Dataset;
+use crate::data::files::Beside;
+use crate::data::picture::Picture;
+use crate::data::shard_writer::{ShardOptions, ShardWriter};
+use crate::data::tokens::{About, Kind};
+use crate::data::worlds::rendered::{Canvas, Clip, Rendered, Set};
+use crate::encoders::fresh::{self, Sizes, Tower};
+use crate::encoders::pixels::Preprocess;
+use crate::encoders::{image::ImageEncoder, text::TextEncoder};
+use crate::error::{Error, Result};
+use crate::random::Random;
+use crate::train::TrainOptions;
+use crate::train::encoder::{EncoderOptions, EncoderRun, EncoderTrainer, Pairs};
+use rayon::prelude::*;
+use std::path::{Path, PathBuf};
+
+/// Random stream of the moments that the tower is shown.
+const MOMENTS: u64 = 0x6d6f_6d65_6e74;
+
+/// What the tower learns from.
+pub struct School {
+    pub clips: usize,
+    pub epochs: usize,
+    pub batch: usize,
+    pub learning_rate: f32,
+}
+
+fn sizes() -> Sizes {
+    let image = Tower { dim: 96, layers: 3, heads: 4, hidden: 384 };
+    Sizes { image, side: 48, patch: 8, ..Sizes::default() }
+}
+
+/// A clip each, at one moment.
+struct Stills {
+    captions: Vec<String>,
+    squares: Vec<Vec<u8>>,
+}
+
+impl Pairs for Stills {
+    fn len(&self) -> usize {
+        self.captions.len()
+    }
+    fn caption(&self, pair: usize) -> &str {
+        &self.captions[pair]
+    }
+    fn video(&self, pair: usize) -> u32 {
+        pair as u32
+    }
+    fn frames(&self, _: usize) -> usize {
+        1
+    }
+    fn squares(&self, pair: usize, _: &[usize], _: &Preprocess) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![self.squares[pair].clone()])
+    }
+}
+
+fn picture(canvas: Canvas) -> Result<Picture> {
+    // Sides fit: the world has checked them.
+    Picture::new(canvas.width as u32, canvas.height as u32, canvas.rgb)
+}
+
+/// The folder of a tower that was trained on `school.clips` clips of `world`, which has no trap; made if it is not there.
+pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Result<PathBuf> {
+    let to = place.join("clip");
+    if to.exists() {
+        return Ok(to);
+    }
+    let neutral = Rendered {
+        train: school.clips,
+        rho: 0.0,
+        captions: 1,
+        cut_share: 0.0,
+        absent: 0.0,
+        told_places: true,
+        // Other clips than those of the test.
+        seed: world.seed ^ 0x7363_686f_6f6c,
+        ..world.clone()
+    };
+    let clips = neutral.clips(Set::Train)?;
+    let words = world.clips(Set::Train)?;
+    let first = place.join("first");
+    let captions = |of: &[Clip]| of.iter().flat_map(|c| c.captions.clone()).collect::<Vec<_>>();
+    let known = [captions(&clips), captions(&words)].concat();
+    if !first.exists() {
+        fresh::write(&first, &sizes(), known.iter().map(String::as_str), job.seed)?;
+    }
+    let checkpoint = crate::encoders::checkpoint::Checkpoint::open(&first)?;
+    let preprocess = Preprocess::of(&checkpoint, sizes().side as u32)?;
+    let moments = Random::new(job.seed, MOMENTS);
+    let squares = clips.par_iter().enumerate().map(|(i, clip)| {
+        let frame = moments.below(i as u64, clip.truth.frames as u64);
+        preprocess.square(&picture(clip.frame(frame as f32 / clip.truth.fps))?)
+    });
+    let stills = Stills { captions: captions(&clips), squares: squares.collect::<Result<_>>()? };
+    let options = TrainOptions {
+        epochs: if job.effort == Effort::Quick { 1 } else { school.epochs },
+        batch: school.batch,
+        learning_rate: school.learning_rate,
+        seed: job.seed,
+        ..TrainOptions::default()
+    };
+    let tuning = EncoderOptions { frames: 1, ..EncoderOptions::default() };
+    let training = place.join("training");
+    let run = EncoderRun {
+        encoder: &first,
+        out: &training,
+        options: &options,
+        tuning: &tuning,
+        pairs: &stills,
+        resume: true,
+    };
+    let mut trainer = EncoderTrainer::new(&run, (job.open)()?)?;
+    let summary = trainer.run(job.stop, |_| {})?;
+    if summary.stopped_early {
+        return Err(Error::Stopped);
+    }
+    std::fs::rename(&training, &to).map_err(Error::io("rename", &training))?;
+    Ok(to)
+}
+
+/// The frame of a clip that is its `row` of `rows`: the middle of one of as many equal parts.
+fn frame(clip: &Clip, rows: usize, row: usize) -> usize {
+    (2 * row + 1) * clip.truth.frames / (2 * rows)
+}
+
+/// Whether a row shows the object.
+pub fn shows(clip: &Clip, rows: usize, row: usize) -> bool {
+    clip.truth.boxes.get(frame(clip, rows, row)).is_some_and(Option::is_some)
+}
+
+/// Writes what the tower makes of a set's clips, `frames` a clip, and of their captions, as the new data set `to`.
+pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usize, to: &Path) -> Result<()> {
+    let (beside, clips) = (Beside::new(to)?, world.clips(set)?);
+    let place = beside.partial();
+    std::fs::create_dir_all(place).map_err(Error::io("create", place))?;
+    let mut images = ImageEncoder::open(tower, (job.open)()?)?;
+    let about = |kind, identity: &str| About { kind: Some(kind), encoder: Some(identity.into()), ..About::default() };
+    let dim = images.dim();
+    let mut shards = ShardWriter::create(
+        &place.join("videos"),
+        about(Kind::Video, images.identity()),
+        dim,
+        ShardOptions::default(),
+    )?;
+    // A few at a time: pictures on all cores, then vectors.
+    for some in clips.chunks(64) {
+        let preprocess = images.preprocess().clone();
+        let moments = |clip: &Clip| -> Vec<f32> {
+            (0..frames).map(|row| frame(clip, frames, row) as f32 / clip.truth.fps).collect()
+        };
+        let squares = some.par_iter().map(|clip| {
+            let all = clip.scene.frames(moments(clip).into_iter());
+            all.map(|canvas| preprocess.square(&picture(canvas)?)).collect::<Result<Vec<_>>>()
+        });
+        let squares: Vec<Vec<Vec<u8>>> = squares.collect::<Result<_>>()?;
+        let mut rows = vec![];
+        let keep = |_: usize, vector: &[f32]| {
+            rows.extend_from_slice(vector);
+            Ok(())
+        };
+        images.encode_squares(squares.into_iter().flatten().map(Ok), keep, job.stop)?;
+        for (clip, rows) in some.iter().zip(rows.chunks_exact(frames * dim)) {
+            shards.push(&clip.id, rows, Some(&moments(clip)))?;
+        }
+    }
+    shards.finish()?;
+    drop(images);
+    let mut texts = TextEncoder::open(tower, (job.open)()?)?;
+    let about = About { sentence: Some(true), ..about(Kind::Text, texts.identity()) };
+    let mut shards = ShardWriter::create(&place.join("texts"), about, texts.dim(), ShardOptions::default())?;
+    let lines: Vec<(String, &Clip, &String)> = (clips.iter())
+        .flat_map(|clip| clip.captions.iter().enumerate().map(move |(c, caption)| (clip.text_id(c), clip, caption)))
+        .collect();
+    let captions: Vec<&String> = lines.iter().map(|(_, _, caption)| *caption).collect();
+    let write = |i: usize, encoded: crate::encoders::text::Encoded| {
+        let mut rows = encoded.words.data;
+        rows.extend(encoded.sentence);
+        shards.push(&lines[i].0, &rows, None).map(|_| ())
+    };
+    texts.encode(&captions, write, job.stop)?;
+    shards.finish()?;
+    world.write_lists(place, &clips.iter().collect::<Vec<_>>())?;
+    beside.keep()
+}
+
+/// Opens what [`features`] wrote.
+pub fn open(place: &Path, set: Set) -> Result<Dataset> {
+    Dataset::open(place, None, set.split())
+}

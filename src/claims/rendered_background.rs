@@ -1,0 +1,257 @@
+//! S1 in pixels: objects come and go before a background that, in training, goes with their shape.
+//!
+//! Frames are what a tower of CLIP sees of them (see [`super::pixels`]); it has learned to tell shapes and backgrounds
+//! apart. The first and last part of a clip show the place alone, so that a model which matches captions with places is
+//! right in training, and wrong in `adv`, where each clip has the place of its twin: the other shape, doing the same.
+
+use super::bars::{Bar, Rule, Table, difference, mean_of};
+use super::pixels::{self, School};
+use super::probe::accuracy;
+use super::spurious_background::random_mask;
+use super::trained::{Recipe, Scores, recall, scores, train, world_of};
+use super::{Claim, Effort, Job, Mask, Measures, Sweep, Variant};
+use crate::data::Dataset;
+use crate::data::dataset::Keys;
+use crate::data::worlds::rendered::{Clip, Rendered, Set};
+use crate::error::Result;
+use crate::eval::auroc;
+use crate::models::cba::config::{CbaConfig, Foreground, Trunk};
+use crate::models::scorer::Scorer;
+use crate::random::Random;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+pub struct RenderedBackgroundClaim;
+
+/// Frames of a clip that the tower sees.
+const FRAMES: usize = 12;
+/// Random stream of random masks.
+const MASKS: u64 = 0x6d61_736b;
+const SCHOOL: School = School { clips: 6000, epochs: 16, batch: 64, learning_rate: 2e-3 };
+const TESTS: [(Set, &str); 3] = [(Set::Val, "id"), (Set::Test, "any"), (Set::Adv, "adv")];
+
+impl Claim for RenderedBackgroundClaim {
+    fn name(&self) -> &'static str {
+        "rendered-background"
+    }
+
+    fn says(&self) -> &'static str {
+        "the counterfactual branch suppresses background-driven shortcuts, from pixels"
+    }
+
+    fn variants(&self, effort: Effort) -> Vec<Variant> {
+        let trunk = Trunk { layers: 0, motion: 0, positions: false, ..Trunk::default() };
+        let recipe = Recipe {
+            effort,
+            tokens: 64,
+            words: 16,
+            frames: FRAMES,
+            epochs: 10,
+            batch: 64,
+            learning_rate: 4e-3,
+            temperature: 0.05,
+            trunk,
+        };
+        let (options, plain) = (recipe.options(), |model| recipe.plain(model));
+        let cba = Variant::new("cba", "the model, all modules", recipe.cba(&[]), options.clone());
+        let simple = |name: &str, about: &str, config| Variant::new(name, about, config, options.clone());
+        let interaction =
+            simple("token-interaction", "soft attention, one expert, no trunk", plain("token-interaction"));
+        let given = |c: &mut CbaConfig| c.counterfactual.foreground = Foreground::Given;
+        let without = |name: &str, about: &str, modules: &[&str]| {
+            cba.with(name, about, |c| modules.iter().for_each(|module| drop(c.ablate(module))))
+        };
+        let free = |v: &Variant, name: &str, about: &str| v.in_world(name, about, "rho", 0.0);
+        vec![
+            simple("mean-pool", "cosine of pooled vectors", plain("mean-pool")),
+            interaction.clone(),
+            cba.clone(),
+            without("cba-no-counterfactual", "without the counterfactual branch", &["counterfactual"]),
+            without("cba-branch-alone", "the counterfactual branch and no other module", &["routing", "temporal"]),
+            Variant { mask: Mask::Oracle, ..cba.with("cba-oracle-mask", "told the foreground while training", given) },
+            Variant { mask: Mask::Random, ..cba.with("cba-random-mask", "with a random mask as large", given) },
+            free(&interaction, "token-interaction-rho-0", "token interaction where nothing is spurious"),
+            free(&cba, "cba-rho-0", "the model where nothing is spurious"),
+        ]
+    }
+
+    fn sweeps(&self, _: &[Variant]) -> Vec<Sweep> {
+        vec![]
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        &["id t2v", "id v2t", "any t2v", "any v2t", "adv t2v", "adv v2t", "adv twin", "AUROC", "mask", "shape", "place"]
+    }
+
+    fn prepare(&self, job: &Job) -> Result<()> {
+        let world = rendered(job)?;
+        let tower = pixels::tower(job, job.shared, &world, &SCHOOL)?;
+        for set in Set::ALL {
+            let to = place(job, &world, set);
+            if !to.exists() {
+                pixels::features(job, &tower, &world, set, FRAMES, &to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&self, job: &Job) -> Result<Measures> {
+        let world = rendered(job)?;
+        let (data, clips) = seen(job, &world, Set::Train)?;
+        let random = Random::new(job.seed, MASKS);
+        let is_foreground = |video: usize, frame: usize| match job.variant.mask {
+            Mask::Random => random_mask(random, video, FRAMES, frame),
+            _ => pixels::shows(&clips[video], FRAMES, frame),
+        };
+        let given: Option<&(dyn Fn(usize, usize) -> bool + Sync)> =
+            if job.variant.mask == Mask::Own { None } else { Some(&is_foreground) };
+        let model = train(job, &data, None, given)?;
+        drop(data);
+        let mut measures = Measures::new();
+        for (set, name) in TESTS {
+            let (data, clips) = seen(job, &world, set)?;
+            let [t2v, v2t] = recall(job, &model, &data)?;
+            measures.insert(format!("{name} t2v"), t2v);
+            measures.insert(format!("{name} v2t"), v2t);
+            measures.insert(format!("{name} twin"), before_twin(&scores(job, &model, &data)?, &data, &clips));
+            if set == Set::Test {
+                let texts: Vec<usize> = data.pairs.iter().map(|p| p.text).collect();
+                let videos = (&*data.videos, data.gallery());
+                let mut scorer = Scorer::open(&model, (&*data.texts, texts), videos, (job.open)()?)?;
+                measures.extend(attention_to_truth(&mut scorer, &data, &clips)?);
+                measures.extend(probes(&data, &clips)?);
+            }
+        }
+        Ok(measures)
+    }
+
+    fn percents(&self) -> &'static [&'static str] {
+        &["id t2v", "id v2t", "any t2v", "any v2t", "adv t2v", "adv v2t"]
+    }
+
+    fn bars(&self) -> Vec<Bar> {
+        let both = |of: &'static str, over: &'static str, test: &'static str| {
+            move |t: &Table| {
+                mean_of(&t.gain(of, over, &format!("{test} t2v")), &t.gain(of, over, &format!("{test} v2t")))
+            }
+        };
+        let adversarial = |direction: &'static str| {
+            Bar::new(
+                format!("adversarial R@1 {direction}, model over token interaction"),
+                Rule::AtLeast(5.0),
+                move |t| t.gain("cba", "token-interaction", &format!("adv {direction}")),
+            )
+        };
+        vec![
+            adversarial("t2v"),
+            adversarial("v2t"),
+            Bar::new(
+                "lost in distribution to token interaction, mean of both directions",
+                Rule::AtMost(4.0),
+                move |t| both("token-interaction", "cba", "id")(t),
+            ),
+            Bar::new(
+                "gain over token interaction where nothing is spurious, mean of both directions",
+                Rule::SurelyAbove(-2.0),
+                move |t| both("cba-rho-0", "token-interaction-rho-0", "any")(t),
+            ),
+            Bar::new(
+                "adversarial gain of the counterfactual branch, mean of both directions",
+                Rule::AtLeast(3.0),
+                move |t| both("cba", "cba-no-counterfactual", "adv")(t),
+            ),
+            Bar::new("gap between in distribution and adversarial, t2v", Rule::Reported, |t| {
+                difference(&t.values("cba", "id t2v"), &t.values("cba", "adv t2v"))
+            }),
+        ]
+    }
+}
+
+/// The world of a job. It has no second generator: pixels have one law.
+fn rendered(job: &Job) -> Result<Rendered> {
+    let [train, test] = if job.effort == Effort::Full { [4000, 200] } else { [400, 40] };
+    let base = serde_json::json!({
+        "width": 96, "height": 96, "rho": 0.98, "order_share": 0.0, "cut_share": 0.0, "absent": 0.5,
+        "train": train, "val": test, "test": test,
+    });
+    world_of(job, base.as_object().cloned().unwrap_or_default())
+}
+
+/// Where a set's features are.
+fn place(job: &Job, world: &Rendered, set: Set) -> PathBuf {
+    let hash = Sha256::digest(format!("{world:?}"));
+    let hash: String = hash.iter().take(4).map(|b| format!("{b:02x}")).collect();
+    job.shared.join(format!("{}-{hash}", set.name()))
+}
+
+fn seen(job: &Job, world: &Rendered, set: Set) -> Result<(Dataset, Vec<Clip>)> {
+    let (data, clips) = (pixels::open(&place(job, world, set), set)?, world.clips(set)?);
+    // Captions of the same story are no negatives of each other.
+    let mut known = HashMap::new();
+    let mut story = |video: usize| {
+        let truth = &clips[video].truth;
+        let actions: Vec<_> = truth.events.iter().map(|e| e.action).collect();
+        let next = known.len() as u32;
+        *known.entry((truth.shape, truth.colour, actions)).or_insert(next)
+    };
+    let caption = data.pairs.iter().map(|p| story(p.video)).collect();
+    let video = data.pairs.iter().map(|p| p.video as u32).collect();
+    Ok((data.with_keys(Keys { video, caption })?, clips))
+}
+
+/// How often a text's own video is before that video's twin, in percent; ties half.
+fn before_twin(scores: &Scores, data: &Dataset, clips: &[Clip]) -> f64 {
+    let (mut right, mut all) = (0.0, 0.0);
+    for (text, pair) in data.pairs.iter().enumerate() {
+        let twin = clips[pair.video].truth.twin.as_ref().and_then(|t| clips.iter().position(|c| c.id == t.video_id));
+        let Some(twin) = twin else { continue };
+        let (own, other) = (scores.at(text, pair.video), scores.at(text, twin));
+        right += if own > other {
+            1.0
+        } else if own == other {
+            0.5
+        } else {
+            0.0
+        };
+        all += 1.0;
+    }
+    100.0 * right / f64::max(all, 1.0)
+}
+
+/// How well a model tells the frames that show the object: area under the curve of its relevance, and the share of them
+/// among those of its mask, in percent.
+fn attention_to_truth(scorer: &mut Scorer, data: &Dataset, clips: &[Clip]) -> Result<Measures> {
+    let (mut areas, mut masks) = (vec![], vec![]);
+    for (text, pair) in data.pairs.iter().enumerate() {
+        let e = scorer.explain(text, pair.video)?;
+        let truth: Vec<bool> =
+            (0..e.frames).map(|row| pixels::shows(&clips[pair.video], FRAMES, scorer.frame(pair.video, row))).collect();
+        areas.extend(auroc(&e.relevance, &truth));
+        let taken = e.foreground.iter().filter(|f| **f).count();
+        let right = e.foreground.iter().zip(&truth).filter(|(f, t)| **f && **t).count();
+        masks.extend((taken > 0).then(|| right as f64 / taken as f64));
+    }
+    let mean = |x: &[f64]| 100.0 * x.iter().sum::<f64>() / x.len() as f64;
+    let all = [("AUROC", areas), ("mask", masks)];
+    Ok(all.into_iter().filter(|(_, x)| !x.is_empty()).map(|(name, x)| (name.to_string(), mean(&x))).collect())
+}
+
+/// What a linear probe reads from the tower's frames: the shape (of those that show the object) and the background.
+fn probes(data: &Dataset, clips: &[Clip]) -> Result<Measures> {
+    let (mut frames, mut shapes, mut objects, mut places) = (vec![], vec![], vec![], vec![]);
+    for (v, clip) in clips.iter().enumerate() {
+        let tokens = data.videos.load(v)?;
+        for t in 0..tokens.rows {
+            let background = clip.truth.background as usize;
+            if pixels::shows(clip, FRAMES, t) {
+                objects.push(tokens.row(t).to_vec());
+                shapes.push(clip.truth.class);
+            }
+            frames.push(tokens.row(t).to_vec());
+            places.push(background);
+        }
+    }
+    let both = [("shape", accuracy(&objects, &shapes)), ("place", accuracy(&frames, &places))];
+    Ok(both.into_iter().filter_map(|(name, x)| Some((name.to_string(), x?))).collect())
+}
