@@ -4,8 +4,8 @@ mod seed;
 
 use moviola::data::worlds::rendered::scene::Event;
 use moviola::data::worlds::rendered::textures::Texture;
-use moviola::data::worlds::rendered::words::{Action, Colour, Shape};
-use moviola::data::worlds::rendered::{Canvas, Clip, Mp4Writer, Rendered, Set, TwinKind};
+use moviola::data::worlds::rendered::words::{Action, Colour, Look, Shape};
+use moviola::data::worlds::rendered::{Canvas, Clip, Mp4Writer, Rendered, Set, Truth, TwinKind};
 use moviola::data::{Dataset, Split};
 use rayon::prelude::*;
 use seed::seed;
@@ -158,31 +158,32 @@ fn objects_go_where_the_action_says() {
 
 /// How closely backgrounds follow shapes: 0 by chance, 1 always.
 fn correlation(world: &Rendered, clips: &[Clip]) -> f32 {
-    let own = clips.iter().filter(|c| c.truth.background == world.favourite(c.truth.shape)).count();
+    let own = clips.iter().filter(|c| c.truth.background == world.favourite(c.truth.class)).count();
     let chance = 1.0 / Texture::ALL.len() as f32;
     (own as f32 / clips.len() as f32 - chance) / (1.0 - chance)
 }
 
 #[test]
-fn backgrounds_follow_shapes_in_training_only_and_never_in_the_adversarial_test() {
+fn backgrounds_follow_shapes_or_colours_in_training_only_and_never_in_the_adversarial_test() {
     let seed = seed();
-    for rho in [0.0, 0.5, 0.9, 1.0] {
-        let world = Rendered { rho, train: 3000, test: 400, ..small(seed) };
+    let shapes = [0.0, 0.5, 0.9, 1.0].map(|rho| (Look::Shape, rho));
+    for (tied, rho) in shapes.into_iter().chain([(Look::Colour, 0.9)]) {
+        let world = Rendered { tied, rho, train: 3000, test: 400, ..small(seed) };
         let found = correlation(&world, &world.clips(Set::Train).unwrap());
         assert!((found - rho).abs() < 0.06, "{found} for {rho}");
         let [test, adv] = [Set::Test, Set::Adv].map(|set| world.clips(set).unwrap());
         let found = correlation(&world, &test);
         assert!(found.abs() < 0.15, "{found} in the test");
         for (test, adv) in test.iter().zip(&adv) {
-            let own = world.favourite(adv.truth.shape);
+            let own = world.favourite(adv.truth.class);
             assert!(adv.truth.shots.iter().all(|shot| shot.background != own));
-            assert_eq!(adv.truth.background, world.favourite(adv.truth.shape.twin()));
+            assert_eq!(adv.truth.background, world.favourite(adv.truth.class ^ 1));
             // The tests differ in nothing but the background.
             assert_eq!((&test.captions, &test.truth.events), (&adv.captions, &adv.truth.events));
             assert_eq!(test.truth.boxes, adv.truth.boxes);
         }
     }
-    let favourites: std::collections::HashSet<_> = Shape::ALL.iter().map(|s| small(seed).favourite(*s)).collect();
+    let favourites: std::collections::HashSet<_> = (0..8).map(|class| small(seed).favourite(class)).collect();
     assert_eq!(favourites.len(), Texture::ALL.len());
 }
 
@@ -260,9 +261,10 @@ fn captions_name_object_colour_and_actions_and_never_the_background() {
 }
 
 #[test]
-fn twins_differ_in_their_order_or_their_shape_alone() {
-    let world = Rendered { train: 200, val: 60, test: 60, ..small(seed()) };
-    for set in Set::ALL {
+fn twins_differ_in_their_order_or_their_look_alone() {
+    let world = |tied| Rendered { tied, train: 200, val: 60, test: 60, ..small(seed()) };
+    for (tied, set) in Look::ALL.iter().flat_map(|look| Set::ALL.map(|set| (*look, set))) {
+        let world = world(tied);
         let clips = world.clips(set).unwrap();
         let (mut orders, mut stories) = (0, std::collections::HashSet::new());
         for clip in &clips {
@@ -275,17 +277,22 @@ fn twins_differ_in_their_order_or_their_shape_alone() {
             };
             let other = clips.iter().find(|c| c.id == twin.video_id).unwrap();
             assert_eq!(other.truth.twin.as_ref().unwrap().video_id, clip.id);
-            assert_eq!(other.truth.colour, clip.truth.colour);
+            let look = |t: &Truth| (t.shape, t.colour);
             assert_eq!(other.scene.start, clip.scene.start);
             let theirs: Vec<Action> = other.truth.events.iter().map(|e| e.action).collect();
             match twin.kind {
                 TwinKind::Order => {
                     orders += 1;
                     assert_eq!(theirs.into_iter().rev().collect::<Vec<_>>(), actions);
-                    assert_eq!((other.truth.shape, other.truth.background), (clip.truth.shape, clip.truth.background));
+                    assert_eq!(look(&other.truth), look(&clip.truth));
+                    assert_eq!(other.truth.background, clip.truth.background);
                 }
-                TwinKind::Shape => {
-                    assert_eq!((other.truth.shape, theirs), (clip.truth.shape.twin(), actions));
+                TwinKind::Look => {
+                    let twin = match (tied, look(&clip.truth)) {
+                        (Look::Shape, (shape, colour)) => (shape.twin(), colour),
+                        (Look::Colour, (shape, colour)) => (shape, colour.twin()),
+                    };
+                    assert_eq!((look(&other.truth), theirs), (twin, actions));
                     // In validation each has its own favourite, as in training.
                     if set != Set::Val {
                         assert_eq!(other.truth.background == clip.truth.background, set == Set::Test);

@@ -10,6 +10,7 @@ use crate::data::files::Beside;
 use crate::data::picture::Picture;
 use crate::data::shard_writer::{ShardOptions, ShardWriter};
 use crate::data::tokens::{About, Kind};
+use crate::data::worlds::rendered::words::glimpse;
 use crate::data::worlds::rendered::{Canvas, Clip, Rendered, Set};
 use crate::encoders::fresh::{self, Sizes, Tower};
 use crate::encoders::pixels::Preprocess;
@@ -23,18 +24,19 @@ use std::path::{Path, PathBuf};
 
 /// Random stream of the moments that the tower is shown.
 const MOMENTS: u64 = 0x6d6f_6d65_6e74;
+/// Of what it is told of them.
+const GLIMPSES: u64 = 0x676c_696d_7073_0000;
 
-/// What the tower learns from.
+/// What the tower is, and what it learns from.
 pub struct School {
+    pub image: Tower,
+    /// Pixels of a side of a picture, and of a patch.
+    pub side: usize,
+    pub patch: usize,
     pub clips: usize,
     pub epochs: usize,
     pub batch: usize,
     pub learning_rate: f32,
-}
-
-fn sizes() -> Sizes {
-    let image = Tower { dim: 96, layers: 3, heads: 4, hidden: 384 };
-    Sizes { image, side: 48, patch: 8, ..Sizes::default() }
 }
 
 /// A clip each, at one moment.
@@ -78,7 +80,6 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
         captions: 1,
         cut_share: 0.0,
         absent: 0.0,
-        told_places: true,
         // Other clips than those of the test.
         seed: world.seed ^ 0x7363_686f_6f6c,
         ..world.clone()
@@ -86,19 +87,29 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
     let clips = neutral.clips(Set::Train)?;
     let words = world.clips(Set::Train)?;
     let first = place.join("first");
-    let captions = |of: &[Clip]| of.iter().flat_map(|c| c.captions.clone()).collect::<Vec<_>>();
-    let known = [captions(&clips), captions(&words)].concat();
+    let moments = Random::new(job.seed, MOMENTS);
+    let captions: Vec<String> = (clips.iter().enumerate())
+        .map(|(i, clip)| {
+            let truth = &clip.truth;
+            glimpse(truth.shape, truth.colour, truth.background.name(), Random::new(job.seed, GLIMPSES + i as u64))
+        })
+        .collect();
     if !first.exists() {
-        fresh::write(&first, &sizes(), known.iter().map(String::as_str), job.seed)?;
+        let sizes = Sizes { image: school.image, side: school.side, patch: school.patch, ..Sizes::default() };
+        fresh::write(
+            &first,
+            &sizes,
+            captions.iter().chain(words.iter().flat_map(|c| &c.captions)).map(String::as_str),
+            job.seed,
+        )?;
     }
     let checkpoint = crate::encoders::checkpoint::Checkpoint::open(&first)?;
-    let preprocess = Preprocess::of(&checkpoint, sizes().side as u32)?;
-    let moments = Random::new(job.seed, MOMENTS);
+    let preprocess = Preprocess::of(&checkpoint, school.side as u32)?;
     let squares = clips.par_iter().enumerate().map(|(i, clip)| {
         let frame = moments.below(i as u64, clip.truth.frames as u64);
         preprocess.square(&picture(clip.frame(frame as f32 / clip.truth.fps))?)
     });
-    let stills = Stills { captions: captions(&clips), squares: squares.collect::<Result<_>>()? };
+    let stills = Stills { captions, squares: squares.collect::<Result<_>>()? };
     let options = TrainOptions {
         epochs: if job.effort == Effort::Quick { 1 } else { school.epochs },
         batch: school.batch,

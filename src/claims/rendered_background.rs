@@ -13,6 +13,7 @@ use super::{Claim, Effort, Job, Mask, Measures, Sweep, Variant};
 use crate::data::Dataset;
 use crate::data::dataset::Keys;
 use crate::data::worlds::rendered::{Clip, Rendered, Set};
+use crate::encoders::fresh::Tower;
 use crate::error::Result;
 use crate::eval::auroc;
 use crate::models::cba::config::{CbaConfig, Foreground, Trunk};
@@ -25,10 +26,18 @@ use std::path::PathBuf;
 pub struct RenderedBackgroundClaim;
 
 /// Frames of a clip that the tower sees.
-const FRAMES: usize = 12;
+pub const FRAMES: usize = 12;
 /// Random stream of random masks.
 const MASKS: u64 = 0x6d61_736b;
-const SCHOOL: School = School { clips: 6000, epochs: 16, batch: 64, learning_rate: 2e-3 };
+const SCHOOL: School = School {
+    image: Tower { dim: 96, layers: 3, heads: 4, hidden: 384 },
+    side: 48,
+    patch: 8,
+    clips: 6000,
+    epochs: 16,
+    batch: 64,
+    learning_rate: 2e-3,
+};
 const TESTS: [(Set, &str); 3] = [(Set::Val, "id"), (Set::Test, "any"), (Set::Adv, "adv")];
 
 impl Claim for RenderedBackgroundClaim {
@@ -81,7 +90,10 @@ impl Claim for RenderedBackgroundClaim {
     }
 
     fn columns(&self) -> &'static [&'static str] {
-        &["id t2v", "id v2t", "any t2v", "any v2t", "adv t2v", "adv v2t", "adv twin", "AUROC", "mask", "shape", "place"]
+        &[
+            "id t2v", "id v2t", "any t2v", "any v2t", "adv t2v", "adv v2t", "id look", "any look", "adv look",
+            "adv twin", "AUROC", "mask", "object", "place",
+        ]
     }
 
     fn prepare(&self, job: &Job) -> Result<()> {
@@ -114,7 +126,9 @@ impl Claim for RenderedBackgroundClaim {
             let [t2v, v2t] = recall(job, &model, &data)?;
             measures.insert(format!("{name} t2v"), t2v);
             measures.insert(format!("{name} v2t"), v2t);
-            measures.insert(format!("{name} twin"), before_twin(&scores(job, &model, &data)?, &data, &clips));
+            let scores = scores(job, &model, &data)?;
+            measures.insert(format!("{name} twin"), before_twin(&scores, &data, &clips));
+            measures.insert(format!("{name} look"), looks_right(&scores, &data, &clips));
             if set == Set::Test {
                 let texts: Vec<usize> = data.pairs.iter().map(|p| p.text).collect();
                 let videos = (&*data.videos, data.gallery());
@@ -172,7 +186,7 @@ impl Claim for RenderedBackgroundClaim {
 fn rendered(job: &Job) -> Result<Rendered> {
     let [train, test] = if job.effort == Effort::Full { [4000, 200] } else { [400, 40] };
     let base = serde_json::json!({
-        "width": 96, "height": 96, "rho": 0.98, "order_share": 0.0, "cut_share": 0.0, "absent": 0.5,
+        "width": 96, "height": 96, "rho": 0.98, "order_share": 0.0, "cut_share": 0.0, "absent": 0.5, "tied": "colour", "objects": 1.0, "delta": 0.35,
         "train": train, "val": test, "test": test,
     });
     world_of(job, base.as_object().cloned().unwrap_or_default())
@@ -219,6 +233,14 @@ fn before_twin(scores: &Scores, data: &Dataset, clips: &[Clip]) -> f64 {
     100.0 * right / f64::max(all, 1.0)
 }
 
+/// How often the first video for a text has the colour that it asks for, in percent.
+fn looks_right(scores: &Scores, data: &Dataset, clips: &[Clip]) -> f64 {
+    let first = |text: usize| (0..scores.videos).max_by(|a, b| scores.at(text, *a).total_cmp(&scores.at(text, *b)));
+    let class = |video: usize| clips[video].truth.class;
+    let right = data.pairs.iter().enumerate().filter(|(t, p)| first(*t).is_some_and(|v| class(v) == class(p.video)));
+    100.0 * right.count() as f64 / data.pairs.len() as f64
+}
+
 /// How well a model tells the frames that show the object: area under the curve of its relevance, and the share of them
 /// among those of its mask, in percent.
 fn attention_to_truth(scorer: &mut Scorer, data: &Dataset, clips: &[Clip]) -> Result<Measures> {
@@ -238,7 +260,7 @@ fn attention_to_truth(scorer: &mut Scorer, data: &Dataset, clips: &[Clip]) -> Re
 }
 
 /// What a linear probe reads from the tower's frames: the shape (of those that show the object) and the background.
-fn probes(data: &Dataset, clips: &[Clip]) -> Result<Measures> {
+pub fn probes(data: &Dataset, clips: &[Clip]) -> Result<Measures> {
     let (mut frames, mut shapes, mut objects, mut places) = (vec![], vec![], vec![], vec![]);
     for (v, clip) in clips.iter().enumerate() {
         let tokens = data.videos.load(v)?;
@@ -252,6 +274,6 @@ fn probes(data: &Dataset, clips: &[Clip]) -> Result<Measures> {
             places.push(background);
         }
     }
-    let both = [("shape", accuracy(&objects, &shapes)), ("place", accuracy(&frames, &places))];
+    let both = [("object", accuracy(&objects, &shapes)), ("place", accuracy(&frames, &places))];
     Ok(both.into_iter().filter_map(|(name, x)| Some((name.to_string(), x?))).collect())
 }

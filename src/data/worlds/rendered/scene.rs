@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::{Canvas, Drawn, smooth};
 use super::textures::Texture;
-use super::words::{Action, Colour, Shape, Size};
+use super::words::{Action, Shape, Size};
 use crate::random::Random;
 
 /// An action and when it happens.
@@ -33,8 +33,11 @@ pub struct Scene {
     pub width: usize,
     pub height: usize,
     pub shape: Shape,
-    pub colour: Colour,
+    /// What fills the object.
+    pub rgb: [u8; 3],
     pub size: Size,
+    /// At first, in shares of the shorter side.
+    pub radius: f32,
     /// Where the object is at first, in pixels.
     pub start: (f32, f32),
     pub events: Vec<Event>,
@@ -45,7 +48,7 @@ pub struct Scene {
 
 impl Size {
     /// In shares of a picture's shorter side.
-    fn radius(self) -> f32 {
+    pub fn radius(self) -> f32 {
         match self {
             Self::Small => 0.14,
             Self::Big => 0.19,
@@ -63,10 +66,10 @@ const GROWN: f32 = 1.6;
 const SHRUNK: f32 = 0.5;
 
 /// Places of the middle from which an object stays inside whatever the order of its actions: from and to, for x and y.
-pub fn room(width: usize, height: usize, size: Size, actions: impl Iterator<Item = Action>) -> [(f32, f32); 2] {
+pub fn room((width, height): (usize, usize), radius: f32, actions: impl Iterator<Item = Action>) -> [(f32, f32); 2] {
     let (w, h) = (width as f32, height as f32);
     // A corner of the square turns on 1.16 radii; a pixel for the rim.
-    let mut radius = 1.17 * size.radius() * w.min(h) + 1.0;
+    let mut radius = 1.17 * radius * w.min(h) + 1.0;
     let (mut left, mut right, mut up, mut down) = (0.0, 0.0, 0.0, 0.0);
     for action in actions {
         match action {
@@ -94,7 +97,7 @@ impl Scene {
             shape: self.shape,
             x: self.start.0,
             y: self.start.1,
-            radius: self.size.radius() * w.min(h),
+            radius: self.radius * w.min(h),
             angle: 0.0,
             alpha: 1.0,
         };
@@ -137,7 +140,7 @@ impl Scene {
 
     fn populate(&self, seconds: f32, picture: &mut Canvas) {
         if let Some(object) = self.object(seconds) {
-            object.draw(picture, self.colour.rgb());
+            object.draw(picture, self.rgb);
         }
     }
 }

@@ -22,7 +22,7 @@ names!(
     Shape: Circle, Ring, Square, Triangle, Star, Cross, Heart, Moon
 );
 names!(
-    /// What fills an object.
+    /// What fills an object; neighbours are twins, as with shapes.
     Colour: Red, Orange, Yellow, Green, Blue, Purple, Pink, White
 );
 names!(
@@ -60,6 +60,11 @@ impl Shape {
 }
 
 impl Colour {
+    /// The colour that takes this one's place in a twin.
+    pub fn twin(self) -> Self {
+        Self::ALL.get(self as usize ^ 1).copied().unwrap_or(self)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Red => "red",
@@ -71,6 +76,16 @@ impl Colour {
             Self::Pink => "pink",
             Self::White => "white",
         }
+    }
+
+    /// The colour when twins differ by `apart` of what they usually do.
+    pub fn rgb_among(self, apart: f32) -> [u8; 3] {
+        let (own, other) = (self.rgb(), self.twin().rgb());
+        let between = |(own, other): (u8, u8)| {
+            let (own, other) = (f32::from(own), f32::from(other));
+            ((own + other) / 2.0 + apart * (own - other) / 2.0).round() as u8
+        };
+        [0, 1, 2].map(|c| between((own[c], other[c])))
     }
 
     pub fn rgb(self) -> [u8; 3] {
@@ -121,6 +136,11 @@ impl Action {
     }
 }
 
+names!(
+    /// What of an object its background goes with.
+    Look: Shape, Colour
+);
+
 /// What a caption tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Story {
@@ -131,6 +151,22 @@ pub struct Story {
 }
 
 impl Story {
+    /// Which of the eight it is.
+    pub fn class(&self, look: Look) -> usize {
+        match look {
+            Look::Shape => self.shape as usize,
+            Look::Colour => self.colour as usize,
+        }
+    }
+
+    /// The same of the other shape, or the other colour.
+    pub fn twin(&self, look: Look) -> Self {
+        match look {
+            Look::Shape => Self { shape: self.shape.twin(), ..*self },
+            Look::Colour => Self { colour: self.colour.twin(), ..*self },
+        }
+    }
+
     pub fn actions(&self) -> impl Iterator<Item = Action> + use<> {
         std::iter::once(self.actions.0).chain(self.actions.1)
     }
@@ -139,14 +175,8 @@ impl Story {
 /// Ways to tell a story; the number of different captions of a clip.
 pub const TELLINGS: usize = 4;
 
-/// A caption: object, colour and actions, and the background where it is to be told. `telling` chooses the sentence,
-/// `random` the verbs.
-pub fn caption(story: &Story, size: Size, place: Option<&str>, telling: usize, random: Random) -> String {
-    let told = told(story, size, telling, random);
-    place.map_or(told.clone(), |place| format!("{told}, before {place}"))
-}
-
-fn told(story: &Story, size: Size, telling: usize, random: Random) -> String {
+/// A caption: object, colour and actions, never the background. `telling` chooses the sentence, `random` the verbs.
+pub fn caption(story: &Story, size: Size, telling: usize, random: Random) -> String {
     let (shape, colour, size) = (story.shape.name(), story.colour.name(), size.name());
     let verb = |action: Action, index: u64| {
         let phrases = action.phrases();
@@ -163,5 +193,16 @@ fn told(story: &Story, size: Size, telling: usize, random: Random) -> String {
         (Some(two), 1) => format!("first the {size} {colour} {shape} {one}, then it {two}"),
         (Some(two), 2) => format!("a {shape} that is {colour} {one} and after that {two}"),
         (Some(two), _) => format!("the {colour} {shape} {one} before it {two}"),
+    }
+}
+
+/// What somebody might say of a single frame: shape, colour or background, or two of them.
+pub fn glimpse(shape: Shape, colour: Colour, place: &str, random: Random) -> String {
+    let (shape, colour) = (shape.name(), colour.name());
+    match random.below(0, 4) {
+        0 => format!("a {shape} that is {colour}"),
+        1 => format!("something {colour}"),
+        2 => format!("something before {place}"),
+        _ => format!("a {shape} that is {colour}, before {place}"),
     }
 }

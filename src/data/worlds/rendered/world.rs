@@ -8,7 +8,7 @@ use super::NAME;
 use super::draw::Canvas;
 use super::scene::{Event, Scene, Shot, room};
 use super::textures::Texture;
-use super::words::{Action, Colour, Shape, Size, Story, TELLINGS, caption};
+use super::words::{Action, Colour, Look, Shape, Size, Story, TELLINGS, caption};
 use crate::data::layout::Split;
 use crate::data::worlds::common::{Part, at_least, within};
 use crate::error::{Error, Result};
@@ -45,16 +45,21 @@ pub struct Rendered {
     pub fps: f32,
     /// Shortest and longest clip.
     pub seconds: (f32, f32),
-    /// How often a clip has the favourite background of its shape, in training and validation; else it has any.
+    /// What backgrounds go with.
+    pub tied: Look,
+    /// How often a clip has the favourite background of its shape (or colour), in training and validation; else it has
+    /// any.
     pub rho: f32,
     /// Share of the stories that hold two events and have a twin with their order swapped.
     pub order_share: f32,
     /// Share of the clips with a hard cut from or to a place without the object.
     pub cut_share: f32,
+    /// How much the colours of twins differ, in shares of what they usually do.
+    pub delta: f32,
+    /// How large objects are, in shares of their usual size.
+    pub objects: f32,
     /// Share of its shot for which an object is not there: it comes in and goes, and the place stays.
     pub absent: f32,
-    /// Whether captions name the background, too.
-    pub told_places: bool,
 }
 
 impl Default for Rendered {
@@ -69,11 +74,13 @@ impl Default for Rendered {
             height: 96,
             fps: 10.0,
             seconds: (2.5, 5.0),
+            tied: Look::Shape,
             rho: 0.9,
             order_share: 0.35,
             cut_share: 0.3,
+            delta: 1.0,
+            objects: 1.0,
             absent: 0.0,
-            told_places: false,
         }
     }
 }
@@ -87,7 +94,7 @@ pub enum Set {
     Val,
     /// Backgrounds are independent of shapes.
     Test,
-    /// The test, each clip before the favourite background of its shape's twin.
+    /// The test, each clip before the favourite background of its twin.
     Adv,
 }
 
@@ -118,8 +125,8 @@ impl Set {
 pub enum TwinKind {
     /// The same two events in the other order.
     Order,
-    /// Another shape; in `adv` also another background, so that each has the other's favourite.
-    Shape,
+    /// Another shape (or colour); in `adv` also another background, so that each has the other's favourite.
+    Look,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,12 +145,12 @@ pub struct Truth {
     pub shape: Shape,
     pub colour: Colour,
     pub size: Size,
-    /// Position of the shape among all.
+    /// Position of the shape (or colour) among all.
     pub class: usize,
     pub events: Vec<Event>,
     /// Behind the object.
     pub background: Texture,
-    /// The favourite of the shape.
+    /// The favourite of the class.
     pub favourite: Texture,
     pub shots: Vec<Shot>,
     /// Seconds.
@@ -207,10 +214,10 @@ impl Rendered {
         Ok(planned.iter().enumerate().map(|(i, planned)| self.clip(set, i, planned)).collect())
     }
 
-    /// The background that a shape has most often in training; each shape has another.
-    pub fn favourite(&self, shape: Shape) -> Texture {
+    /// The background that a class has most often in training; each class has another.
+    pub fn favourite(&self, class: usize) -> Texture {
         let order = self.part("world").random("favourites", 0).permutation(Texture::ALL.len());
-        let place = order.get(shape as usize).copied().unwrap_or(0);
+        let place = order.get(class).copied().unwrap_or(0);
         Texture::ALL.get(place).copied().unwrap_or(Texture::Stripes)
     }
 
@@ -245,6 +252,8 @@ impl Rendered {
         within("rho", self.rho, 0.0, 1.0)?;
         within("order_share", self.order_share, 0.0, 1.0)?;
         within("cut_share", self.cut_share, 0.0, 1.0)?;
+        within("delta", self.delta, 0.0, 1.0)?;
+        within("objects", self.objects, 0.2, 1.3)?;
         within("absent", self.absent, 0.0, MOST_ABSENT)
     }
 
@@ -274,8 +283,8 @@ impl Rendered {
             let story = self.story(part.random("story", draw), at + 1 < clips);
             let (twin, kind) = match story.actions {
                 (one, Some(two)) => (Some(Story { actions: (two, Some(one)), ..story }), TwinKind::Order),
-                _ if set != Set::Train => (Some(Story { shape: story.shape.twin(), ..story }), TwinKind::Shape),
-                _ => (None, TwinKind::Shape),
+                _ if set != Set::Train => (Some(story.twin(self.tied)), TwinKind::Look),
+                _ => (None, TwinKind::Look),
             };
             if set != Set::Train && (known.contains(&story) || twin.is_some_and(|twin| known.contains(&twin))) {
                 failed += 1;
@@ -317,7 +326,7 @@ impl Rendered {
         // What twins share is drawn for the first of them.
         let draw = part.random("place", leader);
         let size = pick(Size::ALL, draw, 0).unwrap_or(Size::Big);
-        let [x, y] = room(self.width, self.height, size, story.actions());
+        let [x, y] = room((self.width, self.height), self.objects * size.radius(), story.actions());
         let between = |(from, to): (f32, f32), index: u64| match from < to {
             true => from + (to - from) * draw.uniform(index),
             // There is no room to choose.
@@ -332,14 +341,15 @@ impl Rendered {
             (true, true) => (empty, end),
             (true, false) => (0.0, ((end - empty) * self.fps).round() / self.fps),
         };
-        let background = self.background(set, story.shape, part.random("background", leader));
+        let class = story.class(self.tied);
+        let background = self.background(set, story, part.random("background", leader));
         let on_screen = self.on_screen((from, to), part.random("absent", leader));
         let mut shots: Vec<Shot> = [((from, on_screen.0), false), (on_screen, true), ((on_screen.1, to), false)]
             .into_iter()
             .filter(|((from, to), object)| *object || from < to)
             .map(|(seconds, object)| Shot { seconds, background, object })
             .collect();
-        let elsewhere = self.elsewhere(set, story.shape, background, part.random("elsewhere", leader));
+        let elsewhere = self.elsewhere(set, story, background, part.random("elsewhere", leader));
         if from > 0.0 {
             shots.insert(0, Shot { seconds: (0.0, from), background: elsewhere, object: false });
         } else if to < end {
@@ -349,19 +359,19 @@ impl Rendered {
             width: self.width,
             height: self.height,
             shape: story.shape,
-            colour: story.colour,
+            rgb: story.colour.rgb_among(self.delta),
             size,
+            radius: self.objects * size.radius(),
             start,
             events: events(&story, on_screen, draw),
             shots,
             random: part.random("texture", leader),
         };
-        let place = self.told_places.then_some(background.name());
         let tellings = part.random("telling", i).permutation(TELLINGS);
         let captions = tellings
             .into_iter()
             .take(self.captions)
-            .map(|telling| caption(&story, size, place, telling, part.random("words", TELLINGS * i + telling)));
+            .map(|telling| caption(&story, size, telling, part.random("words", TELLINGS * i + telling)));
         let captions = captions.collect();
         let times = (0..frames).map(|frame| frame as f32 / self.fps);
         let bounds = |at: f32| scene.object(at).and_then(|object| object.bounds((self.width, self.height)));
@@ -373,10 +383,10 @@ impl Rendered {
             shape: story.shape,
             colour: story.colour,
             size,
-            class: story.shape as usize,
+            class,
             events: scene.events.clone(),
             background,
-            favourite: self.favourite(story.shape),
+            favourite: self.favourite(class),
             cuts: cuts(&scene.shots),
             shots: scene.shots.clone(),
             boxes: times.map(bounds).collect(),
@@ -397,21 +407,21 @@ impl Rendered {
     }
 
     /// The background behind an object.
-    fn background(&self, set: Set, shape: Shape, random: Random) -> Texture {
+    fn background(&self, set: Set, story: Story, random: Random) -> Texture {
         let any = pick(Texture::ALL, random, 1).unwrap_or(Texture::Stripes);
         match set {
-            Set::Train | Set::Val if random.uniform(0) < self.rho => self.favourite(shape),
+            Set::Train | Set::Val if random.uniform(0) < self.rho => self.favourite(story.class(self.tied)),
             Set::Train | Set::Val | Set::Test => any,
-            Set::Adv => self.favourite(shape.twin()),
+            Set::Adv => self.favourite(story.twin(self.tied).class(self.tied)),
         }
     }
 
     /// The background of a shot without the object: any but the one behind it and, in `adv`, the favourites of the
     /// twins.
-    fn elsewhere(&self, set: Set, shape: Shape, behind: Texture, random: Random) -> Texture {
+    fn elsewhere(&self, set: Set, story: Story, behind: Texture, random: Random) -> Texture {
         let mut taken = vec![behind];
         if set == Set::Adv {
-            taken.extend([shape, shape.twin()].map(|shape| self.favourite(shape)));
+            taken.extend([story, story.twin(self.tied)].map(|story| self.favourite(story.class(self.tied))));
         }
         let free: Vec<Texture> = Texture::ALL.iter().copied().filter(|texture| !taken.contains(texture)).collect();
         pick(&free, random, 0).unwrap_or(behind)
