@@ -118,8 +118,7 @@ fn patches_agree_with_transformers(dir: &Path, backend: impl Fn() -> Box<dyn Bac
         assert_eq!(seen, 5);
         shapes.push(shape);
     }
-    // Squares of 16 pixels in patches of 8.
-    assert_eq!(shapes, [(4, 16), (5, 12)]);
+    assert_eq!(shapes[0].0 + 1, shapes[1].0);
 }
 
 fn pictures_agree_with_transformers(dir: &Path, backend: Box<dyn Backend>, tolerance: f32) {
@@ -151,17 +150,17 @@ fn everything_agrees(of: &Path, backend: impl Fn() -> Box<dyn Backend>, toleranc
     }
 }
 
-/// Longer texts and patches of pictures, on a device.
-fn more_agrees(backend: impl Fn() -> Box<dyn Backend>) {
+/// Longer texts and patches of pictures, of the families in a folder, on a device.
+fn more_agrees(of: &Path, backend: impl Fn() -> Box<dyn Backend>, tolerance: f32) {
     for family in ["clip", "open-clip", "long-clip"] {
-        texts_agree_with_transformers(&goldens(family), "stretched", backend(), TOLERANCE);
+        texts_agree_with_transformers(&of.join(family), "stretched", backend(), tolerance);
     }
     for family in ["clip", "open-clip"] {
-        patches_agree_with_transformers(&goldens(family), &backend, TOLERANCE);
+        patches_agree_with_transformers(&of.join(family), &backend, tolerance);
     }
 }
 
-/// `tools/test --with-encoders DIR` names what `tools/encoder-goldens/make.py --full` wrote; without it there is nothing
+/// `tools/test --with-encoders DIR` names what `tools/encoder-goldens/make.py --full` and `more.py` wrote; without it there is nothing
 /// to look at, and the test says so.
 #[test]
 fn architectures_of_real_size_agree_with_transformers() {
@@ -169,6 +168,9 @@ fn architectures_of_real_size_agree_with_transformers() {
         return println!("MOVIOLA_ENCODERS is not set: run tools/test --with-encoders DIR");
     };
     everything_agrees(&of, cpu, 1e-4);
+    if of.join("long-clip").exists() {
+        more_agrees(&of, cpu, 1e-4);
+    }
 }
 
 /// Weights that have learned something, which nobody may commit: without them there is nothing to look at, and the test
@@ -215,7 +217,7 @@ fn every_family_agrees_with_transformers_on_the_cpu() {
 
 #[test]
 fn longer_texts_and_patches_agree_with_transformers_on_the_cpu() {
-    more_agrees(cpu);
+    more_agrees(&goldens(""), cpu, TOLERANCE);
 }
 
 #[test]
@@ -274,16 +276,17 @@ fn every_family_agrees_with_transformers_by_wgsl() {
 #[cfg(feature = "wgpu")]
 #[test]
 fn longer_texts_and_patches_agree_with_transformers_by_wgsl() {
-    more_agrees(|| -> Box<dyn Backend> { Box::new(moviola::engine::backend::wgpu::Gpu::open(0).unwrap()) });
+    let adapter = || -> Box<dyn Backend> { Box::new(moviola::engine::backend::wgpu::Gpu::open(0).unwrap()) };
+    more_agrees(&goldens(""), adapter, TOLERANCE);
 }
 
 #[cfg(feature = "cuda")]
 #[test]
 fn longer_texts_and_patches_agree_with_transformers_by_ptx() {
     emulation::in_emulation("longer_texts_and_patches_agree_with_transformers_by_ptx", || {
-        more_agrees(|| -> Box<dyn Backend> {
-            Box::new(moviola::engine::backend::cuda::Cuda::open(0, Precision::F32).unwrap())
-        });
+        let emulated =
+            || -> Box<dyn Backend> { Box::new(moviola::engine::backend::cuda::Cuda::open(0, Precision::F32).unwrap()) };
+        more_agrees(&goldens(""), emulated, TOLERANCE);
     });
 }
 

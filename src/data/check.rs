@@ -272,7 +272,7 @@ fn orphans(
 /// An encoder's name and hash, without what was made of it otherwise: patches of its pictures and longer texts lie in the
 /// space that both of its towers share.
 fn weights(encoder: &str) -> &str {
-    let hash = encoder.rfind('@').unwrap_or(0);
+    let Some(hash) = encoder.rfind('@') else { return encoder };
     encoder[hash..].find(", ").map_or(encoder, |at| &encoder[..hash + at])
 }
 
@@ -288,5 +288,23 @@ fn related(videos: &dyn TokenSource, texts: &dyn TokenSource, problems: &mut Pro
     {
         let what = format!("texts come from {b}, videos from {a}");
         problems.warning(&t.path, "encoder", what, "use one encoder for both, unless this is meant");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_otherwise_is_still_of_the_same_weights() {
+        for (encoder, expected) in [
+            ("clip@01ab", "clip@01ab"),
+            ("clip@01ab, 248 positions", "clip@01ab"),
+            ("a, b@c@01ab, patches", "a, b@c@01ab"),
+            ("CLIP, by hand", "CLIP, by hand"),
+            ("", ""),
+        ] {
+            assert_eq!(weights(encoder), expected);
+        }
     }
 }

@@ -23,8 +23,7 @@ pub enum Wanted {
     #[default]
     Image,
     /// Its patches in the space that texts and images share, `[P, projection]`: the norm and the projection of the class
-    /// token applied to each, as FILIP (Yao et al. 2022, section 3.1) and OWL-ViT (Minderer et al. 2022, section 3.1) have
-    /// patches. CLIP's own loss saw class tokens alone.
+    /// token applied to each, as FILIP has patches (Yao et al. 2022, figure 1). CLIP's own loss saw class tokens alone.
     Patches,
     /// What the last layer makes of the class token and of the patches, before any norm: `[1 + P, width]`. It is what
     /// transformers calls `last_hidden_state`.

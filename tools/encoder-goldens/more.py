@@ -3,7 +3,7 @@
 
     target/hf/bin/python tools/encoder-goldens/more.py tests/goldens/encoders
 
-Writes into each folder of a CLIP `stretched.json` and `stretched.safetensors` (its positions stretched: texts, the numbers
+Also takes what `make.py --full` wrote. Writes into each folder of a CLIP `stretched.json` and `stretched.safetensors` (its positions stretched: texts, the numbers
 of their pieces, tokens and sentence vectors) and, where it has pictures, `patches.safetensors`, all computed in f64. The
 folder long-clip is made first if it is not there: a text tower with the 77 positions of CLIP, from which Long-CLIP's 248
 are made by the formula of its authors, a row at a time; other numbers by np.interp.
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 # Rows that are not stretched.
 KEPT = 20
 LONG = " and then ".join(sentences())
-# Positions that a folder's are stretched to.
+# Positions that a folder's are stretched to where it has other than 77.
 STRETCHED = {"clip": 100, "open-clip": 31, "long-clip": 248}
 
 
@@ -84,8 +84,8 @@ def texts_of(positions, count):
 
 def write_stretched(folder, positions):
     model = load(folder)
-    text = model.text_model
-    old = text.embeddings.position_embedding.weight.detach()
+    old = model.text_model.embeddings.position_embedding.weight.detach()
+    positions = 248 if len(old) == 77 else positions
     short = dict(model.named_parameters())
     config = model.config.text_config if hasattr(model.config, "text_config") else model.config
     config.max_position_embeddings = positions

@@ -215,7 +215,8 @@ impl Job<'_> {
                     frames += clip.seconds.len() / rows;
                     bar.set_message(format!("{:.1} frames/s", frames as f64 / begun.elapsed().as_secs_f64()));
                     doubtful.extend(clip.complaints.into_iter().next().map(named));
-                    journal.push(&m.id, stamp, &clip.rows, clip.seconds)
+                    let seconds = if kind == MediaKind::Video { clip.seconds } else { vec![] };
+                    journal.push(&m.id, stamp, &clip.rows, seconds)
                 }
                 Err(e) => {
                     bar.suspend(|| output::note(common, format!("left out: {e}")));
