@@ -18,6 +18,7 @@ pub mod fresh;
 pub mod image;
 pub mod layers;
 pub mod pixels;
+pub mod positions;
 pub mod resample;
 pub mod text;
 pub mod tokenizer;

@@ -583,13 +583,24 @@ fn a_clip_from_nothing_learns_pictures() {
     assert!(summary["final_loss"].as_f64().unwrap() < 1.0, "{summary}");
     has(refused(&new), &["--resume"]);
     assert_eq!(json(&[&on[..3], &["--encoder", "new", "--out", &clip, "--resume"], &quiet].concat())["steps"], 15);
-    let again = [&on[..], &["--encoder", &clip, "--tune-encoder", "lora:4", "--out", &tuned], &quiet].concat();
+    let longer = ["--tune-encoder", "lora:4", "--set", "encoder.positions=48"];
+    let again = [&on[..], &["--encoder", &clip, "--out", &tuned], &longer, &quiet].concat();
     assert!(json(&again)["parameters"].as_u64().unwrap() < 10_000);
     assert!(json(&["encode", "texts", "--encoder", &tuned, "--data", &films, "--json"])["texts"] == 8);
+    let lines = place("lines.txt");
+    std::fs::write(&lines, format!("all red\n{}\n", "all red ".repeat(40))).unwrap();
+    for (name, more, cut) in [("own", &[][..], 1), ("long", &["--positions", "248"], 0)] {
+        let out = place(name);
+        let from = ["encode", "texts", "--encoder", &tuned, "--lines", &lines, "--out", &out, "--json"];
+        let report = json(&[&from, more].concat());
+        assert_eq!((&report["rows"], &report["cut"]), (&Value::from(3 + 81 - 34 * cut), &Value::from(cut)), "{report}");
+        assert_eq!(report["encoder"].as_str().unwrap().ends_with(", 248 positions"), cut == 0, "{report}");
+    }
     let tried = |more: &[&str]| refused(&[&on[..], &["--out", &place("x")], more].concat());
     has(tried(&["--encoder", &clip, "--tune-encoder", "some"]), &["lora:R", "last:N"]);
     has(tried(&["--encoder", &clip, "--set", "model.dim=8"]), &["--model"]);
     has(tried(&["--encoder", &clip, "--set", "encoder.tune=none"]), &["nothing to train"]);
+    has(tried(&["--encoder", &clip, "--set", "encoder.positions=32"]), &["has 32", "33 to 512"]);
     std::fs::rename(dir.path().join("films/frames/v3.png"), dir.path().join("elsewhere.png")).unwrap();
     has(tried(&["--encoder", &clip]), &["v3", "no pictures"]);
 }
@@ -614,6 +625,8 @@ fn a_model_and_its_text_encoder_are_trained_together_and_go_apart() {
     has(refused(&[&train(&world, &place("x"))[..], &["--encoder", "new", "--model", "cba"]].concat()), &["--encoder"]);
     has(refused(&[&train(&world, &place("x"))[..], &["--encoder", encoder]].concat()), &["--model"]);
     has(refused(&[&train(&world, &place("x"))[..], &["--set", "encoder.alpha=8"]].concat()), &["--encoder"]);
+    let stretched = [&with[..], &["--set", "encoder.positions=512"]].concat();
+    has(refused(&[&train(&world, &place("x"))[..], &stretched].concat()), &["positions", "bert", "only CLIP"]);
 }
 
 #[test]

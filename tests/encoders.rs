@@ -6,7 +6,7 @@ mod emulation;
 
 use moviola::data::picture::Picture;
 use moviola::encoders::checkpoint::Checkpoint;
-use moviola::encoders::image::ImageEncoder;
+use moviola::encoders::image::{ImageEncoder, Wanted};
 use moviola::encoders::pixels::Preprocess;
 use moviola::encoders::text::{Encoded, TextEncoder};
 use moviola::engine::backend::{Backend, DeviceChoice, open};
@@ -30,16 +30,27 @@ fn cpu() -> Box<dyn Backend> {
 
 #[derive(serde::Deserialize)]
 struct Expected {
+    /// What the text tower's are stretched to.
+    positions: Option<usize>,
     texts: Vec<String>,
     ids: Vec<Vec<u32>>,
 }
 
-fn expected(dir: &Path) -> (Expected, BTreeMap<String, Vec<f32>>) {
-    let told = serde_json::from_slice(&std::fs::read(dir.join("expected.json")).unwrap()).unwrap();
-    let file = std::fs::read(dir.join("expected.safetensors")).unwrap();
+fn values(file: &Path) -> BTreeMap<String, Vec<f32>> {
+    let file = std::fs::read(file).unwrap();
     let tensors = SafeTensors::deserialize(&file).unwrap();
     let values = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    (told, tensors.tensors().into_iter().map(|(name, view)| (name, values(view.data()))).collect())
+    tensors.tensors().into_iter().map(|(name, view)| (name, values(view.data()))).collect()
+}
+
+/// `NAME.json` and `NAME.safetensors`.
+fn told(dir: &Path, name: &str) -> (Expected, BTreeMap<String, Vec<f32>>) {
+    let told = serde_json::from_slice(&std::fs::read(dir.join(format!("{name}.json"))).unwrap()).unwrap();
+    (told, values(&dir.join(format!("{name}.safetensors"))))
+}
+
+fn expected(dir: &Path) -> (Expected, BTreeMap<String, Vec<f32>>) {
+    told(dir, "expected")
 }
 
 fn encode(encoder: &mut TextEncoder, texts: &[String]) -> Vec<Encoded> {
@@ -60,10 +71,12 @@ fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
     ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f32, d| if d <= m { m } else { d }) / largest
 }
 
-fn texts_agree_with_transformers(dir: &Path, backend: Box<dyn Backend>, tolerance: f32) {
+fn texts_agree_with_transformers(dir: &Path, name: &str, backend: Box<dyn Backend>, tolerance: f32) {
     let family = dir.display();
-    let (told, values) = expected(dir);
-    let mut encoder = TextEncoder::open(dir, backend).unwrap();
+    let (told, values) = told(dir, name);
+    let checkpoint = Checkpoint::open(dir).unwrap().stretched(told.positions).unwrap();
+    let mut encoder = TextEncoder::of(&checkpoint, backend).unwrap();
+    let mut worst = 0.0f32;
     let encoded = encode(&mut encoder, &told.texts);
     assert_eq!(encoded.len(), told.texts.len());
     let dim = encoder.dim();
@@ -74,10 +87,38 @@ fn texts_agree_with_transformers(dir: &Path, backend: Box<dyn Backend>, toleranc
         let words: Vec<f32> = rows.filter(|(_, special)| !**special).flat_map(|(row, _)| row.to_vec()).collect();
         let apart = difference(&encoded.words.data, &words);
         assert!(apart <= tolerance, "{family}: tokens of {text:?} differ by {apart:e}");
+        worst = worst.max(apart);
         let apart = difference(&encoded.sentence, &values[&format!("sentence.{i}")]);
         assert!(apart <= tolerance, "{family}: the sentence vector of {text:?} differs by {apart:e}");
+        worst = worst.max(apart);
         assert_eq!((encoded.pieces.len(), encoded.words.rows), (encoded.words.data.len() / dim, encoded.pieces.len()));
     }
+    println!("{family}, {name}: {worst:e} at most");
+}
+
+fn patches_agree_with_transformers(dir: &Path, backend: impl Fn() -> Box<dyn Backend>, tolerance: f32) {
+    let (family, values) = (dir.display(), values(&dir.join("patches.safetensors")));
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let mut shapes = vec![];
+    for (wanted, name) in [(Wanted::Patches, "patches"), (Wanted::Hidden, "hidden")] {
+        let mut encoder = ImageEncoder::of(&checkpoint, wanted, backend()).unwrap();
+        let shape = (encoder.rows(), encoder.dim());
+        let (mut seen, mut worst) = (0, 0.0f32);
+        let pictures = (0..5).map(|i| Picture::open(&dir.join(format!("pictures/{i}.png"))));
+        let each = |i: usize, rows: &[f32]| {
+            assert_eq!((i, rows.len()), (seen, shape.0 * shape.1));
+            seen += 1;
+            let apart = difference(rows, &values[&format!("{name}.{i}")]);
+            assert!(apart <= tolerance, "{family}: {name} of picture {i} differ by {apart:e}");
+            worst = worst.max(apart);
+            Ok(())
+        };
+        encoder.encode(pictures, each, &AtomicBool::new(false)).unwrap();
+        println!("{family}, {name}: {worst:e} at most");
+        assert_eq!(seen, 5);
+        shapes.push(shape);
+    }
+    assert_eq!(shapes[0].0 + 1, shapes[1].0);
 }
 
 fn pictures_agree_with_transformers(dir: &Path, backend: Box<dyn Backend>, tolerance: f32) {
@@ -102,14 +143,24 @@ fn pictures_agree_with_transformers(dir: &Path, backend: Box<dyn Backend>, toler
 fn everything_agrees(of: &Path, backend: impl Fn() -> Box<dyn Backend>, tolerance: f32) {
     for family in FAMILIES {
         let dir = of.join(family);
-        texts_agree_with_transformers(&dir, backend(), tolerance);
+        texts_agree_with_transformers(&dir, "expected", backend(), tolerance);
         if dir.join("pictures").exists() {
             pictures_agree_with_transformers(&dir, backend(), tolerance);
         }
     }
 }
 
-/// `tools/test --with-encoders DIR` names what `tools/encoder-goldens/make.py --full` wrote; without it there is nothing
+/// Longer texts and patches of pictures, of the families in a folder, on a device.
+fn more_agrees(of: &Path, backend: impl Fn() -> Box<dyn Backend>, tolerance: f32) {
+    for family in ["clip", "open-clip", "long-clip"] {
+        texts_agree_with_transformers(&of.join(family), "stretched", backend(), tolerance);
+    }
+    for family in ["clip", "open-clip"] {
+        patches_agree_with_transformers(&of.join(family), &backend, tolerance);
+    }
+}
+
+/// `tools/test --with-encoders DIR` names what `tools/encoder-goldens/make.py --full` and `more.py` wrote; without it there is nothing
 /// to look at, and the test says so.
 #[test]
 fn architectures_of_real_size_agree_with_transformers() {
@@ -117,6 +168,9 @@ fn architectures_of_real_size_agree_with_transformers() {
         return println!("MOVIOLA_ENCODERS is not set: run tools/test --with-encoders DIR");
     };
     everything_agrees(&of, cpu, 1e-4);
+    if of.join("long-clip").exists() {
+        more_agrees(&of, cpu, 1e-4);
+    }
 }
 
 /// Weights that have learned something, which nobody may commit: without them there is nothing to look at, and the test
@@ -162,6 +216,41 @@ fn every_family_agrees_with_transformers_on_the_cpu() {
 }
 
 #[test]
+fn longer_texts_and_patches_agree_with_transformers_on_the_cpu() {
+    more_agrees(&goldens(""), cpu, TOLERANCE);
+}
+
+#[test]
+fn stretching_changes_what_is_long_and_who_it_is_by() {
+    let dir = goldens("long-clip");
+    let (told, _) = told(&dir, "stretched");
+    let of = |positions: Option<usize>| {
+        let checkpoint = Checkpoint::open(&dir).unwrap().stretched(positions).unwrap();
+        let mut encoder = TextEncoder::of(&checkpoint, cpu()).unwrap();
+        (encoder.identity().to_string(), encode(&mut encoder, &told.texts))
+    };
+    let ((own, plain), (name, stretched)) = (of(None), of(told.positions));
+    assert_eq!(name, format!("{own}, 248 positions"));
+    // Of 11, 20, 200, 248 and more than 248 pieces.
+    for i in 0..2 {
+        assert!(difference(&stretched[i].sentence, &plain[i].sentence) < 1e-6, "{i}");
+    }
+    let cut = |of: &[Encoded]| of.iter().map(|e| e.cut).collect::<Vec<_>>();
+    assert_eq!(cut(&plain), [false, false, true, true, true]);
+    assert_eq!(cut(&stretched), [false, false, false, false, true]);
+    // What 77 positions see of both is the same, and 248 see more.
+    assert!(difference(&plain[3].sentence, &plain[2].sentence) < 1e-6);
+    assert!(difference(&stretched[3].sentence, &stretched[2].sentence) > 1e-2);
+    let other = of(Some(100)).0;
+    assert_eq!(other, format!("{own}, 100 positions"));
+    let refused = |family: &str, n: usize| {
+        Checkpoint::open(&goldens(family)).unwrap().stretched(Some(n)).unwrap_err().to_string()
+    };
+    assert!(refused("long-clip", 77).contains("use 78 to 512"), "{}", refused("long-clip", 77));
+    assert!(refused("roberta", 248).contains("only CLIP"), "{}", refused("roberta", 248));
+}
+
+#[test]
 fn pixels_are_those_of_the_reference() {
     let dir = goldens("clip");
     let (_, values) = expected(&dir);
@@ -182,6 +271,23 @@ fn pixels_are_those_of_the_reference() {
 fn every_family_agrees_with_transformers_by_wgsl() {
     let adapter = || -> Box<dyn Backend> { Box::new(moviola::engine::backend::wgpu::Gpu::open(0).unwrap()) };
     everything_agrees(&goldens(""), adapter, TOLERANCE);
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn longer_texts_and_patches_agree_with_transformers_by_wgsl() {
+    let adapter = || -> Box<dyn Backend> { Box::new(moviola::engine::backend::wgpu::Gpu::open(0).unwrap()) };
+    more_agrees(&goldens(""), adapter, TOLERANCE);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn longer_texts_and_patches_agree_with_transformers_by_ptx() {
+    emulation::in_emulation("longer_texts_and_patches_agree_with_transformers_by_ptx", || {
+        let emulated =
+            || -> Box<dyn Backend> { Box::new(moviola::engine::backend::cuda::Cuda::open(0, Precision::F32).unwrap()) };
+        more_agrees(&goldens(""), emulated, TOLERANCE);
+    });
 }
 
 #[cfg(feature = "cuda")]

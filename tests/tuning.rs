@@ -16,6 +16,7 @@ use moviola::encoders::fresh::{self, Sizes, Tower};
 use moviola::encoders::image::ImageEncoder;
 use moviola::encoders::layers::Outline;
 use moviola::encoders::pixels::Preprocess;
+use moviola::encoders::positions::TABLE;
 use moviola::encoders::text::TextEncoder;
 use moviola::encoders::tuning::{Tuned, Tuning};
 use moviola::encoders::vision::{ClipImage, IMAGES, PATCHES};
@@ -37,6 +38,7 @@ use moviola::train::encoder::{EncoderOptions, EncoderRun, EncoderTrainer, Pairs,
 use moviola::train::log::{Line, Log};
 use moviola::train::{Event, Run, Summary, TrainOptions, Trainer};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -555,6 +557,58 @@ fn an_interrupted_run_ends_in_the_same_bits() {
     assert!(!train(&encoder, &broken, 3, &tuning, true, usize::MAX).stopped_early);
     assert!(weights(&whole) == weights(&broken));
     assert_eq!(losses(&whole), losses(&broken));
+}
+
+#[test]
+fn a_stretched_encoder_is_written_with_all_its_positions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, encoder) = (|name: &str| dir.path().join(name), dir.path().join("fresh"));
+    fresh::write(&encoder, &Sizes { longest: 24, ..small() }, KINDS.into_iter(), 1).unwrap();
+    std::fs::write(encoder.join("tokenizer_config.json"), r#"{"model_max_length": 24, "do_lower_case": true}"#)
+        .unwrap();
+    // Older checkpoints number their positions in a tensor.
+    let file = std::fs::read(encoder.join("model.safetensors")).unwrap();
+    let (tensors, numbers) = (SafeTensors::deserialize(&file).unwrap(), [0u8; 8 * 24]);
+    let mut views = tensors.tensors();
+    let ids = TensorView::new(Dtype::I64, vec![1, 24], &numbers).unwrap();
+    views.push(("text_model.embeddings.position_ids".into(), ids));
+    std::fs::write(encoder.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    let checkpoint = || Checkpoint::open(&encoder).unwrap().stretched(Some(48)).unwrap();
+    let dual = Dual::new(&checkpoint()).unwrap();
+    let (all, place) = (checkpoint().read(dual.parameters(), &[""]).unwrap(), dual.parameters().find(TABLE).unwrap());
+    let table = &all[place.offset as usize..][..place.elements()];
+    assert_eq!(place.shape, [48, 32]);
+    let stretched = |tune: Tuning| EncoderOptions { positions: 48, ..tuning(tune) };
+    let written = |out: &Path| {
+        let read = |name: &str| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(out.join(name)).unwrap()).unwrap()
+        };
+        assert_eq!(read("config.json")["text_config"]["max_position_embeddings"], 48);
+        assert_eq!(read("tokenizer_config.json"), json!({"model_max_length": 48, "do_lower_case": true}));
+        let weights = weights(out);
+        assert_eq!(weights[TABLE].len(), 48 * 32);
+        assert!(!weights.keys().any(|name| name.ends_with("position_ids")));
+        // It is a checkpoint like any other.
+        let mut plain = TextEncoder::open(out, cpu()).unwrap();
+        assert!(!plain.identity().contains("positions"));
+        assert!(!plain.encode_one(&"red cross ".repeat(23)).unwrap().cut);
+        assert!(plain.encode_one(&"red cross ".repeat(24)).unwrap().cut);
+        weights[TABLE].clone()
+    };
+    train(&encoder, &at("lora"), 1, &stretched(Tuning::Lora(2)), false, usize::MAX);
+    assert_eq!(written(&at("lora")), table);
+    train(&encoder, &at("all"), 1, &stretched(Tuning::All), false, usize::MAX);
+    assert_ne!(written(&at("all")), table);
+    let (options, pairs, other) = (options(1), Drawn { videos: 96, seed: 1000 }, tuning(Tuning::All));
+    let (out, options, pairs, tuning) = (&at("all"), &options, &pairs, &other);
+    let run = EncoderRun { encoder: &encoder, out, options, tuning, pairs, resume: true };
+    let refused = EncoderTrainer::new(&run, cpu()).err().expect("is refused").to_string();
+    assert!(refused.contains(", 48 positions"), "{refused}");
+    // In front of a model.
+    let encoding = Encoding::of(checkpoint(), Tuning::None, 16.0).unwrap();
+    assert!(encoding.identity().contains(", 48 positions, none"), "{}", encoding.identity());
+    encoding.save(&at("joint"), &Parameters::default(), &[]).unwrap();
+    assert_eq!(written(&at("joint")), table);
 }
 
 /// A run of a model with a text encoder in front of it.

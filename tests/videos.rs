@@ -382,6 +382,27 @@ fn a_sentence_is_looked_for_in_an_index_and_a_hit_explained() {
         "{}",
         told(&run)
     );
+    // An index for long sentences is asked by a text tower that is stretched as far.
+    let long = dir.path().join("long");
+    let from = ["index", clips.to_str().unwrap(), "--encoder", encoder, "--out", long.to_str().unwrap(), "--json"];
+    let run = moviola(&[&from[..], &["--positions", "100"]].concat());
+    assert!(run.status.success(), "{}", told(&run));
+    let story = "two dogs run across the beach and then a man is playing a guitar ".repeat(4);
+    let ask = |index: &Path| moviola(&["search", &story, "--index", index.to_str().unwrap(), "--json"]);
+    let (short_sighted, answer) = (json(&ask(Path::new(index))), json(&ask(&long)));
+    assert_eq!(answer["encoder"], format!("{}, 100 positions", short_sighted["encoder"].as_str().unwrap()));
+    let source = moviola::data::open_tokens(&long).unwrap();
+    assert_eq!(source.provenance().about.encoder.as_deref(), answer["encoder"].as_str());
+    assert_ne!(score(&answer["hits"][0]), score(&short_sighted["hits"][0]));
+    let run = moviola(&["explain", &story, "--index", long.to_str().unwrap(), "--video", "a", "--json"]);
+    let hit = answer["hits"].as_array().unwrap().iter().find(|hit| hit["video_id"] == "a").unwrap();
+    assert!((score(hit) - json(&run)["score"].as_f64().unwrap()).abs() < 1e-6, "{hit}");
+    let place = long.join("index.json");
+    let mut said: Value = serde_json::from_slice(&fs::read(&place).unwrap()).unwrap();
+    assert_eq!(said.as_object_mut().unwrap().remove("positions"), Some(100.into()));
+    fs::write(&place, said.to_string()).unwrap();
+    let run = ask(&long);
+    assert!(!run.status.success() && told(&run).contains(", 100 positions, and the query by clip@"), "{}", told(&run));
     // Videos that are gone cost their frames only.
     fs::remove_dir_all(&clips).unwrap();
     let run = moviola(&["search", asked, "--index", index, "--out", page.to_str().unwrap(), "--json"]);
@@ -418,4 +439,49 @@ fn pictures_are_encoded_as_the_library_does() {
     };
     library.encode(files, keep, &std::sync::atomic::AtomicBool::new(false)).unwrap();
     assert_eq!(found.into_iter().map(|f| f.1).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn patches_are_rows_that_nobody_takes_for_frames() {
+    use moviola::data::{Dataset, Split, index::Index};
+    use moviola::encoders::checkpoint::Checkpoint;
+    use moviola::encoders::image::{ImageEncoder, Wanted};
+    let dir = tempfile::tempdir().unwrap();
+    let encoder = clip_encoder();
+    let pictures = encoder.join("pictures");
+    let (frames, patches) = (dir.path().join("videos/train"), dir.path().join("videos/val"));
+    let encode = |out: &Path, more: &[&str]| {
+        let (pictures, encoder, out) = (pictures.to_str().unwrap(), encoder.to_str().unwrap(), out.to_str().unwrap());
+        let args = ["encode", "pictures", pictures, "--encoder", encoder, "--out", out, "--dtype", "f32", "--json"];
+        let run = moviola(&[&args, more].concat());
+        assert!(run.status.success(), "{}", told(&run));
+        json(&run)
+    };
+    fs::create_dir(dir.path().join("videos")).unwrap();
+    let (of_frames, of_patches) = (encode(&frames, &[]), encode(&patches, &["--patches"]));
+    assert_eq!((&of_frames["rows"], &of_patches["rows"], &of_patches["items"]), (&5.into(), &20.into(), &5.into()));
+    let backend =
+        moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;
+    let mut library = ImageEncoder::of(&Checkpoint::open(&encoder).unwrap(), Wanted::Patches, backend).unwrap();
+    let files = (0..5).map(|i| moviola::data::picture::Picture::open(&pictures.join(format!("{i}.png"))));
+    let mut expected = vec![];
+    let keep = |_: usize, rows: &[f32]| {
+        expected.push(rows.to_vec());
+        Ok(())
+    };
+    library.encode(files, keep, &std::sync::atomic::AtomicBool::new(false)).unwrap();
+    assert_eq!(values(&patches).into_iter().map(|f| f.1).collect::<Vec<_>>(), expected);
+    // Shards say what they hold, and those of frames are others.
+    let source = moviola::data::open_tokens(&patches).unwrap();
+    assert_eq!(source.provenance().about.encoder.as_deref(), Some(library.identity()));
+    assert_eq!(of_patches["encoder"], format!("{}, patches", of_frames["encoder"].as_str().unwrap()));
+    let caption = r#"{"text_id": "t", "video_id": "0", "caption": "waves", "split": "train"}"#;
+    fs::write(dir.path().join("captions.jsonl"), caption).unwrap();
+    let mixed = Dataset::open_captions(dir.path(), None, Split::Train).unwrap_err().to_string();
+    assert!(mixed.contains("encoder") && mixed.contains(", patches"), "{mixed}");
+    Index::create(&patches, &encoder, None).unwrap();
+    let run = moviola(&["search", "waves", "--index", patches.to_str().unwrap()]);
+    assert!(!run.status.success() && told(&run).contains(", patches, and the query by clip@"), "{}", told(&run));
+    let of_videos = ["encode", "videos", "x", "--encoder", "x", "--out", "x", "--patches"];
+    assert_eq!(moviola(&of_videos).status.code(), Some(2));
 }

@@ -8,6 +8,7 @@ use super::{Common, STOP, device, output, progress};
 use crate::data::files::each_line;
 use crate::data::shard_writer::{ShardOptions, ShardWriter};
 use crate::data::{About, Dataset, Kind};
+use crate::encoders::checkpoint::Checkpoint;
 use crate::encoders::text::TextEncoder;
 use crate::error::{Error, Result};
 use clap::{Args, Subcommand};
@@ -31,12 +32,13 @@ BERT, MiniLM or RoBERTa; or such a model's folder in a Hugging Face cache (model
 
 Examples:
   moviola encode texts --encoder clip-vit-base-patch32 --data msrvtt         msrvtt/texts, from its captions
-  moviola encode texts --encoder all-MiniLM-L6-v2 --lines queries.txt --out queries --dtype f32")]
+  moviola encode texts --encoder all-MiniLM-L6-v2 --lines queries.txt --out queries --dtype f32
+  moviola encode texts --encoder clip-vit-base-patch32 --positions 248 --lines stories.txt --out stories")]
     Texts(Texts),
     /// Frame tokens of a folder of videos.
     #[command(after_help = clips::VIDEOS_HELP)]
     Videos(Videos),
-    /// A token each of a folder of pictures.
+    /// A token each of a folder of pictures, or one for each of their patches.
     #[command(after_help = clips::PICTURES_HELP)]
     Pictures(Pictures),
 }
@@ -66,6 +68,10 @@ struct Texts {
     out: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "f16")]
     dtype: Dtype,
+    /// Stretch the positions of CLIP's texts from 77 to N, up to 512, for texts that are longer: 248 is Long-CLIP's. Its
+    /// features are those of another encoder.
+    #[arg(long, value_name = "N")]
+    positions: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -100,7 +106,8 @@ impl Texts {
             (None, Some(data)) => data.join("texts"),
             (None, None) => return Err(Error::config("--out", "is missing", "name the folder to write")),
         };
-        let mut encoder = TextEncoder::open(&self.encoder, device::open(common)?)?;
+        let checkpoint = Checkpoint::open(&self.encoder)?.stretched(self.positions)?;
+        let mut encoder = TextEncoder::of(&checkpoint, device::open(common)?)?;
         let about = About {
             kind: Some(Kind::Text),
             encoder: Some(encoder.identity().into()),

@@ -3,6 +3,7 @@
 use super::{Common, device};
 use crate::data::index::Index;
 use crate::data::tokens::InMemory;
+use crate::encoders::checkpoint::Checkpoint;
 use crate::encoders::text::{Encoded, TextEncoder};
 use crate::error::{Error, Result};
 use crate::models::scorer::Scorer;
@@ -55,7 +56,8 @@ impl Query {
             let what = format!("the encoder of {} is no longer at {}", dir.display(), place.display());
             return Err(Error::config("--encoder", what, "say where it is"));
         }
-        let mut encoder = TextEncoder::open(place, device::open(common)?)?;
+        let checkpoint = Checkpoint::open(place)?.stretched(index.positions)?;
+        let mut encoder = TextEncoder::of(&checkpoint, device::open(common)?)?;
         index.asked_by(encoder.identity())?;
         let encoded = encoder.encode_one(sentence)?;
         let text = ZeroShot::text(&encoded.sentence)?;

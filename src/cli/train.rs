@@ -58,6 +58,7 @@ A configuration file has tables; every key can be left out:
   alpha = 16                      of LoRA, whose matrices count alpha / R times
   frames = 12                     of pictures, most of a video
   recompute = false               layers again on the way back: less memory, a quarter more work
+  positions = 0                   of CLIP's texts, where they are to be longer: 248 as Long-CLIP has; 0: its own
 and, for cba (docs/cba.md says what each does, its default and its range):
   [trunk]           layers heads expansion positions motion standardise mixing pooled
   [routing]         mode = \"off|dense|soft|topk-query|topk-token\"

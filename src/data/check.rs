@@ -269,6 +269,13 @@ fn orphans(
     }
 }
 
+/// An encoder's name and hash, without what was made of it otherwise: patches of its pictures and longer texts lie in the
+/// space that both of its towers share.
+fn weights(encoder: &str) -> &str {
+    let Some(hash) = encoder.rfind('@') else { return encoder };
+    encoder[hash..].find(", ").map_or(encoder, |at| &encoder[..hash + at])
+}
+
 /// Whether videos and texts can meet.
 fn related(videos: &dyn TokenSource, texts: &dyn TokenSource, problems: &mut Problems) {
     let (v, t) = (videos.provenance(), texts.provenance());
@@ -277,9 +284,27 @@ fn related(videos: &dyn TokenSource, texts: &dyn TokenSource, problems: &mut Pro
         problems.warning(&t.path, "dim", what, "use one encoder for both, or a model that projects them");
     }
     if let (Some(a), Some(b)) = (&v.about.encoder, &t.about.encoder)
-        && a != b
+        && weights(a) != weights(b)
     {
         let what = format!("texts come from {b}, videos from {a}");
         problems.warning(&t.path, "encoder", what, "use one encoder for both, unless this is meant");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_otherwise_is_still_of_the_same_weights() {
+        for (encoder, expected) in [
+            ("clip@01ab", "clip@01ab"),
+            ("clip@01ab, 248 positions", "clip@01ab"),
+            ("a, b@c@01ab, patches", "a, b@c@01ab"),
+            ("CLIP, by hand", "CLIP, by hand"),
+            ("", ""),
+        ] {
+            assert_eq!(weights(encoder), expected);
+        }
     }
 }

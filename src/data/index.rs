@@ -18,6 +18,9 @@ struct File {
     version: u32,
     /// Where the encoder's folder was when the index was made, absolute.
     encoder: PathBuf,
+    /// Positions that its text tower is stretched to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    positions: Option<usize>,
 }
 
 /// An opened index.
@@ -25,6 +28,8 @@ pub struct Index {
     pub videos: Box<dyn TokenSource>,
     /// Where the encoder's folder was.
     pub encoder: PathBuf,
+    /// Positions that queries stretch its text tower to; none for those that it has.
+    pub positions: Option<usize>,
     dir: PathBuf,
 }
 
@@ -33,10 +38,10 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn create(dir: &Path, encoder: &Path) -> Result<()> {
+    pub fn create(dir: &Path, encoder: &Path, positions: Option<usize>) -> Result<()> {
         let encoder = encoder.canonicalize().map_err(Error::io("open", encoder))?;
         let place = dir.join(FILE);
-        let file = File { format: FORMAT.into(), version: VERSION, encoder };
+        let file = File { format: FORMAT.into(), version: VERSION, encoder, positions };
         let text = serde_json::to_string_pretty(&file).map_err(|e| Error::io("write", &place)(e.into()))?;
         write_whole(&place, text.as_bytes())
     }
@@ -55,7 +60,8 @@ impl Index {
             let what = format!("is {} version {}, this program reads {FORMAT} {VERSION}", file.format, file.version);
             return Err(Error::format(place, what, again));
         }
-        Ok(Index { videos: source::open(dir)?, encoder: file.encoder, dir: dir.into() })
+        let File { encoder, positions, .. } = file;
+        Ok(Index { videos: source::open(dir)?, encoder, positions, dir: dir.into() })
     }
 
     /// Refuses a query by another encoder than that of the videos.

@@ -22,7 +22,7 @@ const JOURNAL: &str = "journal.jsonl";
 pub struct Line {
     pub id: String,
     pub rows: usize,
-    /// Seconds of each row, `[rows]`.
+    /// Seconds of each row, `[rows]`; none for what has no time.
     pub timestamps: Vec<f32>,
     /// Length and time of the file that it was made of: one that changed is made again.
     pub stamp: String,
@@ -80,7 +80,7 @@ impl Journal {
             let line = serde_json::from_slice::<Line>(content).ok().filter(|line| {
                 let values = (line.rows as u64).checked_mul(dim as u64).filter(|v| *v <= VALUES_LIMIT);
                 let fits = values.and_then(|v| line.begin.checked_add(v)).is_some_and(|e| e <= there);
-                fits && line.begin == end && line.timestamps.len() == line.rows
+                fits && line.begin == end && (line.timestamps.is_empty() || line.timestamps.len() == line.rows)
             });
             // A line that was cut short, and whatever follows it, has not happened.
             if let Some(line) = line.filter(|_| number == lines.len() as u64 + 2) {
@@ -203,7 +203,7 @@ mod tests {
             fs::write(unfinished.join(ROWS), &rows).unwrap();
             let mut journal = Journal::open(&target, 2, "s").unwrap();
             let kept = journal.by_id.len();
-            journal.push("c", "1", &[7.0, 8.0], vec![0.0]).unwrap();
+            journal.push("c", "1", &[7.0, 8.0], vec![]).unwrap();
             drop(journal);
             let mut journal = Journal::open(&target, 2, "s").unwrap();
             let read = ids(&mut journal, &["b", "a", "c"]);

@@ -2,6 +2,7 @@
 //!
 //! Files are mapped, and a tensor is read when a parameter asks for it: of a checkpoint with two towers one is read.
 
+use super::positions::{NUMBERS, Stretch, TABLE};
 use crate::data::files::{Beside, Mapped, is_file_name, read_capped, write_whole};
 use crate::engine::backend::Backend;
 use crate::engine::graph::Graph;
@@ -52,6 +53,7 @@ pub struct Checkpoint {
     dir: PathBuf,
     /// config.json
     pub config: serde_json::Value,
+    stretch: Option<Stretch>,
     files: Vec<(PathBuf, Mapped)>,
 }
 
@@ -73,12 +75,27 @@ impl Checkpoint {
             let path = dir.join(name);
             files.push((path.clone(), Mapped::open(&path)?));
         }
-        Ok(Checkpoint { dir, config, files })
+        Ok(Checkpoint { dir, config, stretch: None, files })
     }
 
     /// A checkpoint that has a configuration and no weights yet.
     pub fn described(dir: &Path, config: serde_json::Value) -> Checkpoint {
-        Checkpoint { dir: dir.into(), config, files: vec![] }
+        Checkpoint { dir: dir.into(), config, stretch: None, files: vec![] }
+    }
+
+    /// The same with so many positions for texts, if any number is asked for; see [`positions`](super::positions).
+    ///
+    /// # Errors
+    /// When it has no text tower of CLIP, or the number is out of range.
+    pub fn stretched(mut self, positions: Option<usize>) -> Result<Checkpoint> {
+        if let Some(to) = positions {
+            self.stretch = Some(Stretch::new(&self.dir, &mut self.config, to)?);
+        }
+        Ok(self)
+    }
+
+    pub fn is_stretched(&self) -> bool {
+        self.stretch.is_some()
     }
 
     pub fn dir(&self) -> &Path {
@@ -100,14 +117,15 @@ impl Checkpoint {
         inference::load(&[(what, graph.clone())], &params, backend)
     }
 
-    /// What features of this encoder are known by: its name, and a hash of its weights, which tells versions apart that
-    /// have one name.
+    /// What features of this encoder are known by: its name, a hash of its weights, which tells versions apart that have
+    /// one name, and behind a comma what was made of it otherwise than it lies there.
     pub fn identity(&self) -> String {
         let mut hash = Sha256::new();
         self.files.iter().for_each(|(_, file)| hash.update(&**file));
         let hash = hash.finalize();
         let short: String = hash.iter().take(6).map(|b| format!("{b:02x}")).collect();
-        format!("{}@{short}", name(&self.dir))
+        let positions = self.stretch.map_or(String::new(), |s| format!(", {} positions", s.to));
+        format!("{}@{short}{positions}", name(&self.dir))
     }
 
     /// A JSON file that not every checkpoint has.
@@ -139,8 +157,17 @@ impl Checkpoint {
             if path.exists() {
                 let to = out.join(name);
                 to.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(Error::io("create", &to))?;
-                write_whole(&to, &read_capped(&path, COPY_LIMIT)?)?;
+                write_whole(&to, &self.said(name, &path)?)?;
             }
+        }
+        let mut stretched = Changed::new();
+        if let Some(table) = parameters.find(TABLE).filter(|_| self.is_stretched() && !changed.contains_key(TABLE)) {
+            let mut alone = Parameters::default();
+            alone.adopt(table);
+            let mut values = self.read(&alone, prefixes)?;
+            // Behind it lies a gap.
+            values.truncate(table.elements());
+            stretched.insert(TABLE.into(), values);
         }
         let path = out.join(WHOLE);
         let bad = |e: safetensors::SafeTensorError| Error::format(&path, e.to_string(), "report it");
@@ -148,9 +175,13 @@ impl Checkpoint {
         let prefix = prefix(&opened, parameters, prefixes);
         let mut views = vec![];
         for (name, view) in opened.iter().flat_map(|(_, t)| t.iter()) {
-            let own = name.strip_prefix(prefix).and_then(|name| changed.get(name));
-            views.push(match own {
-                Some(values) => (name, TensorView::new(Dtype::F32, view.shape().into(), bytemuck::cast_slice(values))),
+            let own = name.strip_prefix(prefix).unwrap_or(name);
+            if self.is_stretched() && own == NUMBERS {
+                continue;
+            }
+            let shape = || parameters.find(own).map_or(view.shape().to_vec(), |p| p.shape.clone());
+            views.push(match changed.get(own).or_else(|| stretched.get(own)) {
+                Some(values) => (name, TensorView::new(Dtype::F32, shape(), bytemuck::cast_slice(values))),
                 None => (name, Ok(view)),
             });
         }
@@ -159,6 +190,30 @@ impl Checkpoint {
         let beside = Beside::new(&path)?;
         safetensors::serialize_to_file(views, None, beside.partial()).map_err(bad)?;
         beside.keep()
+    }
+
+    /// What a file beside the weights says once positions are stretched.
+    fn said(&self, name: &str, path: &Path) -> Result<Vec<u8>> {
+        let key = match name {
+            "tokenizer_config.json" => "model_max_length",
+            "sentence_bert_config.json" => "max_seq_length",
+            _ => "",
+        };
+        let value = match self.stretch {
+            Some(_) if name == "config.json" => self.config.clone(),
+            Some(stretch) if !key.is_empty() => {
+                let mut value: serde_json::Value = json(path, JSON_LIMIT)?;
+                value.get_mut(key).into_iter().for_each(|longest| *longest = stretch.to.into());
+                value
+            }
+            _ => return read_capped(path, COPY_LIMIT),
+        };
+        Ok(format!("{value:#}\n").into_bytes())
+    }
+
+    /// How the table of positions is stretched, if it is this parameter.
+    fn stretch_of(&self, p: &Parameter) -> Option<Stretch> {
+        self.stretch.filter(|_| p.name == TABLE)
     }
 
     /// The values of all parameters, flat. A checkpoint of a larger model has its names behind one of `prefixes`.
@@ -177,13 +232,24 @@ impl Checkpoint {
                 let fix = "it is of another architecture than its config.json says, or was not copied whole";
                 Error::format(&self.dir, format!("has no tensor {name}"), fix)
             })?;
-            checked(path, &name, p, &view)?;
+            let mut shape = p.shape.clone();
+            if let Some(stretch) = self.stretch_of(p) {
+                shape[0] = stretch.from;
+            }
+            checked(path, &name, &shape, &view)?;
             found.push((path, name, view));
         }
         let mut flat = vec![0.0; parameters.elements as usize];
         for (p, (path, name, view)) in parameters.list.iter().zip(found) {
             let values = &mut flat[p.offset as usize..][..p.elements()];
-            widen(&view, values);
+            match self.stretch_of(p) {
+                None => widen(&view, values),
+                Some(stretch) => {
+                    let mut own = vec![0.0; view.shape().iter().product()];
+                    widen(&view, &mut own);
+                    stretch.rows(&own, values);
+                }
+            }
             if !values.iter().all(|x| x.is_finite()) {
                 return Err(Error::format(path, format!("{name} holds values that are no numbers"), "copy it again"));
             }
@@ -209,10 +275,10 @@ fn name(dir: &Path) -> String {
 }
 
 /// Shape and type, before anything is read.
-fn checked(path: &Path, name: &str, p: &Parameter, view: &TensorView) -> Result<()> {
+fn checked(path: &Path, name: &str, shape: &[usize], view: &TensorView) -> Result<()> {
     let fix = "it is of another architecture than its config.json says";
-    if view.shape() != p.shape {
-        let what = format!("{name} is {:?} and should be {:?}", view.shape(), p.shape);
+    if view.shape() != shape {
+        let what = format!("{name} is {:?} and should be {shape:?}", view.shape());
         return Err(Error::format(path, what, fix));
     }
     if ![Dtype::F32, Dtype::F16, Dtype::BF16].contains(&view.dtype()) {

@@ -31,9 +31,9 @@ pub enum Decoder {
 /// An encoded video.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Clip {
-    /// `[frames, dim]`
+    /// `[rows, dim]`, as many of a frame as the encoder makes.
     pub rows: Vec<f32>,
-    /// Seconds of each frame.
+    /// Seconds of each row.
     pub seconds: Vec<f32>,
     /// What the decoder complained of, though it went on.
     pub complaints: Vec<String>,
@@ -69,7 +69,7 @@ pub fn encode(
     stop: &AtomicBool,
 ) -> Result<Duration> {
     let preprocess = encoder.preprocess().clone();
-    let waited = AtomicU64::new(0);
+    let (waited, of_frame) = (AtomicU64::new(0), (encoder.rows(), encoder.dim()));
     let (send, events) = channel();
     std::thread::scope(|scope| {
         let paths = media.iter().map(|m| folder.join(&m.file)).collect();
@@ -86,19 +86,19 @@ pub fn encode(
         };
         let mut events = events.into_iter().peekable();
         let mut clip = Clip::default();
-        let take = |_: usize, vector: &[f32]| {
+        let take = |_: usize, rows: &[f32]| {
             // What lies behind this frame may not have been said yet: whoever waited for it here would wait for ever.
-            follow(&mut events, &mut clip, &mut each)?;
+            follow(&mut events, &mut clip, of_frame, &mut each)?;
             if let Some(Event::Frame(seconds)) = events.next() {
-                clip.seconds.push(seconds);
-                clip.rows.extend_from_slice(vector);
+                clip.seconds.extend(std::iter::repeat_n(seconds, of_frame.0));
+                clip.rows.extend_from_slice(rows);
             }
             Ok(())
         };
         let ran = encoder.encode_squares(squares, take, stop);
         if matches!(ran, Ok(()) | Err(Error::Stopped)) {
             // Those whose last frame has come are done, also where the work was asked to stop.
-            follow(&mut events, &mut clip, &mut each)?;
+            follow(&mut events, &mut clip, of_frame, &mut each)?;
         }
         ran
     })?;
@@ -109,15 +109,15 @@ pub fn encode(
 fn follow(
     events: &mut Peekable<std::sync::mpsc::IntoIter<Event>>,
     clip: &mut Clip,
+    (rows, dim): (usize, usize),
     each: &mut impl FnMut(usize, Result<Clip>) -> Result<()>,
 ) -> Result<()> {
     while let Some(event) = events.next_if(|event| !matches!(event, Event::Frame(_))) {
         match event {
             Event::Frame(_) => {}
             Event::Still(seconds) => {
-                let dim = clip.rows.len() / clip.seconds.len().max(1);
-                clip.rows.extend_from_within(clip.rows.len() - dim..);
-                clip.seconds.push(seconds);
+                clip.rows.extend_from_within(clip.rows.len().saturating_sub(rows * dim)..);
+                clip.seconds.extend(std::iter::repeat_n(seconds, rows));
             }
             Event::End(number, end) => {
                 let done = std::mem::take(clip);

@@ -1,4 +1,4 @@
-//! An image encoder on a device: pictures in, a vector each out.
+//! An image encoder on a device: pictures in, a vector each out, or rows of their patches.
 
 use super::checkpoint::Checkpoint;
 use super::pixels::Preprocess;
@@ -16,7 +16,22 @@ use std::sync::atomic::AtomicBool;
 const MOST_IMAGES: usize = 32;
 const MOST_ROWS: usize = 2048;
 
+/// What is handed out of a picture. P is the number of its patches, which come row by row from the top left.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// Its vector, `[1, projection]`.
+    #[default]
+    Image,
+    /// Its patches in the space that texts and images share, `[P, projection]`: the norm and the projection of the class
+    /// token applied to each, as FILIP has patches (Yao et al. 2022, figure 1). CLIP's own loss saw class tokens alone.
+    Patches,
+    /// What the last layer makes of the class token and of the patches, before any norm: `[1 + P, width]`. It is what
+    /// transformers calls `last_hidden_state`.
+    Hidden,
+}
+
 pub struct ImageEncoder {
+    wanted: Wanted,
     tower: ClipImage,
     preprocess: Preprocess,
     executor: Executor,
@@ -36,22 +51,50 @@ impl ImageEncoder {
     /// # Errors
     /// When a file is missing or damaged, the architecture is not known, or the device has too little memory.
     pub fn open(dir: &Path, backend: Box<dyn Backend>) -> Result<ImageEncoder> {
-        let checkpoint = Checkpoint::open(dir)?;
-        let tower = ClipImage::new(&checkpoint)?;
-        let preprocess = Preprocess::of(&checkpoint, tower.image as u32)?;
+        ImageEncoder::of(&Checkpoint::open(dir)?, Wanted::Image, backend)
+    }
+
+    /// The same for an opened checkpoint, with more to be had of a picture than its vector.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::open`].
+    pub fn of(checkpoint: &Checkpoint, wanted: Wanted, backend: Box<dyn Backend>) -> Result<ImageEncoder> {
+        let tower = ClipImage::new(checkpoint)?;
+        let preprocess = Preprocess::of(checkpoint, tower.image as u32)?;
         let images = (MOST_ROWS / tower.rows()).clamp(1, MOST_IMAGES);
         let mut g = Graph::new();
         let inputs = tower.inputs(&mut g, images)?;
         let weights = tower.parameters().weights(&mut g)?;
-        let vectors = tower.forward(&mut g, &weights, &inputs)?;
-        g.output("images", vectors);
+        let rows = match wanted {
+            Wanted::Image => tower.forward(&mut g, &weights, &inputs)?,
+            Wanted::Patches | Wanted::Hidden => {
+                let hidden = tower.hidden(&mut g, &weights, &inputs)?;
+                if wanted == Wanted::Hidden { hidden } else { tower.project(&mut g, &weights, hidden)? }
+            }
+        };
+        g.output("rows", rows);
         let executor = checkpoint.load("encode images", &g, (tower.parameters(), &[""]), backend)?;
-        Ok(ImageEncoder { tower, preprocess, executor, images, identity: checkpoint.identity() })
+        let also = match wanted {
+            Wanted::Image => "",
+            Wanted::Patches => ", patches",
+            Wanted::Hidden => ", hidden states",
+        };
+        let identity = checkpoint.identity() + also;
+        Ok(ImageEncoder { wanted, tower, preprocess, executor, images, identity })
     }
 
-    /// Width of an image's vector.
+    /// Rows of a picture.
+    pub fn rows(&self) -> usize {
+        match self.wanted {
+            Wanted::Image => 1,
+            Wanted::Patches => self.tower.rows() - 1,
+            Wanted::Hidden => self.tower.rows(),
+        }
+    }
+
+    /// Width of a row.
     pub fn dim(&self) -> usize {
-        self.tower.dim()
+        if self.wanted == Wanted::Hidden { self.tower.width() } else { self.tower.dim() }
     }
 
     /// What features of this encoder are known by.
@@ -68,8 +111,8 @@ impl ImageEncoder {
         &self.preprocess
     }
 
-    /// Encodes pictures in their order and hands the vector `[dim]` of each to `each` with its number. Pictures are
-    /// made, resized and cut on a thread of their own while the device computes.
+    /// Encodes pictures in their order and hands what is wanted of each, `[rows, dim]`, to `each` with its number.
+    /// Pictures are made, resized and cut on a thread of their own while the device computes.
     ///
     /// # Errors
     /// The first error among the pictures, those of the device, of `each`, and [`Error::Stopped`].
@@ -93,6 +136,9 @@ impl ImageEncoder {
         mut each: impl FnMut(usize, &[f32]) -> Result<()>,
         stop: &AtomicBool,
     ) -> Result<()> {
+        let kept = self.rows() * self.dim();
+        // The class token's row stands before those of patches.
+        let made = if self.wanted == Wanted::Patches { kept + self.dim() } else { kept };
         let ImageEncoder { tower, preprocess, executor, images, .. } = self;
         let (tower, preprocess) = (&*tower, &*preprocess);
         let batches = Batches { squares, next: 0, most: *images, over: false };
@@ -103,8 +149,8 @@ impl ImageEncoder {
         };
         let take = |batch: Result<Batch>, outputs: &Outputs| {
             let batch = batch?;
-            let vectors = outputs.f32("images")?.chunks_exact(tower.dim()).take(batch.squares.len());
-            vectors.enumerate().try_for_each(|(i, vector)| each(batch.first + i, vector))
+            let rows = outputs.f32("rows")?.chunks_exact(made).take(batch.squares.len());
+            rows.enumerate().try_for_each(|(i, rows)| each(batch.first + i, &rows[made - kept..]))
         };
         stream(executor, 0, batches, pack, take, stop)?;
         if stop.load(std::sync::atomic::Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
@@ -154,7 +200,10 @@ pub fn pack(tower: &ClipImage, preprocess: &Preprocess, squares: &[Vec<u8>], slo
         is_patch.fill(1);
         is_patch[0] = 0;
         slot.u32("segments")?[2 * n..][..2].copy_from_slice(&[begin as u32, (begin + rows) as u32]);
-        slot.u32("first")?[n] = begin as u32;
+        // Where class tokens are means nothing to a plan that hands out all rows.
+        if slot.has("first") {
+            slot.u32("first")?[n] = begin as u32;
+        }
     }
     Ok(())
 }

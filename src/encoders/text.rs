@@ -57,9 +57,16 @@ impl TextEncoder {
     /// # Errors
     /// When a file is missing or damaged, the architecture is not known, or the device has too little memory.
     pub fn open(dir: &Path, backend: Box<dyn Backend>) -> Result<TextEncoder> {
-        let checkpoint = Checkpoint::open(dir)?;
-        let architecture = architecture::text(&checkpoint)?;
-        let (tokenizer, longest) = tokenizer(&checkpoint, architecture.as_ref())?;
+        TextEncoder::of(&Checkpoint::open(dir)?, backend)
+    }
+
+    /// The same for an opened checkpoint, which may have been [stretched](Checkpoint::stretched) to longer texts.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::open`].
+    pub fn of(checkpoint: &Checkpoint, backend: Box<dyn Backend>) -> Result<TextEncoder> {
+        let architecture = architecture::text(checkpoint)?;
+        let (tokenizer, longest) = tokenizer(checkpoint, architecture.as_ref())?;
         let pieces = MOST_PIECES.max(longest);
         let graph = graph(architecture.as_ref(), pieces)?;
         let parameters = (architecture.parameters(), architecture.prefixes());
@@ -138,10 +145,10 @@ impl TextEncoder {
     }
 }
 
-/// The checkpoint's tokenizer, and the most pieces of a text that it makes.
+/// The checkpoint's tokenizer, and the most pieces of a text that it makes: who stretches positions wants them all.
 pub fn tokenizer(checkpoint: &Checkpoint, architecture: &dyn TextArchitecture) -> Result<(Tokenizer, usize)> {
     let limits = checkpoint.optional::<Limits>("sentence_bert_config.json")?;
-    let most = limits.and_then(|l| l.max_seq_length).unwrap_or(usize::MAX);
+    let most = limits.and_then(|l| l.max_seq_length).filter(|_| !checkpoint.is_stretched()).unwrap_or(usize::MAX);
     let longest = most.clamp(3, architecture.longest().max(3));
     Ok((Tokenizer::open(checkpoint.dir(), longest, architecture.vocabulary())?, longest))
 }

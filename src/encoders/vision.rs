@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! x = norm([class; patches · W] + place),   then for each layer x = x + attention(norm(x)), x = x + mlp(norm(x))
-//! image = P norm(x_class)
+//! image = P norm(x_class),   patch = P norm(x_patch)
 //! ```
 //! The class token is a row of the patches that holds zeros, so that an image is a segment of one matrix.
 
@@ -132,6 +132,11 @@ impl ClipImage {
         Outline { layers, head: vec!["vision_model.post_layernorm", "visual_projection"] }
     }
 
+    /// Width of what the layers hand on.
+    pub fn width(&self) -> usize {
+        self.width.dim
+    }
+
     /// Width of an image's vector.
     pub fn dim(&self) -> usize {
         self.projection
@@ -161,6 +166,20 @@ impl ClipImage {
 
     /// Vectors of images, `[N, dim]`.
     pub fn forward(&self, g: &mut Graph, w: &Weights, inputs: &ImageInputs) -> Result<Value> {
+        let hidden = self.hidden(g, w, inputs)?;
+        let class = g.apply(Gather, &[hidden, inputs.first])?;
+        self.project(g, w, class)
+    }
+
+    /// Rows of [`ClipImage::hidden`] in the space that texts and images share, `[.., dim]`: normalised and projected, as
+    /// the class token's always are.
+    pub fn project(&self, g: &mut Graph, w: &Weights, rows: Value) -> Result<Value> {
+        let rows = layers::norm(g, w, "vision_model.post_layernorm", self.width.eps, rows)?;
+        g.apply(LINEAR.clone(), &[rows, w.get("visual_projection.weight")?, Value::ABSENT, Value::ABSENT])
+    }
+
+    /// What the last layer makes of class tokens and patches, before any norm: `[ΣP, width]`.
+    pub fn hidden(&self, g: &mut Graph, w: &Weights, inputs: &ImageInputs) -> Result<Value> {
         let at = |name: &str| w.get(&format!("vision_model.embeddings.{name}"));
         let dim = Dim::Fixed(self.width.dim);
         let patch = g.view(at("patch_embedding.weight")?, 0, Meta::f32(&[dim, Dim::Fixed(self.patch_values())])?)?;
@@ -174,8 +193,6 @@ impl ClipImage {
         for i in 0..self.layers {
             x = layers::norm_before(g, w, &names("vision_model", i), &self.width, x, inputs.segments)?;
         }
-        let class = g.apply(Gather, &[x, inputs.first])?;
-        let class = layers::norm(g, w, "vision_model.post_layernorm", self.width.eps, class)?;
-        g.apply(LINEAR.clone(), &[class, w.get("visual_projection.weight")?, Value::ABSENT, Value::ABSENT])
+        Ok(x)
     }
 }

@@ -44,7 +44,14 @@ impl Encoding {
     /// # Errors
     /// When a file is missing or damaged, or the architecture is not known.
     pub fn open(dir: &Path, tuning: Tuning, alpha: f32) -> Result<Encoding> {
-        let checkpoint = Checkpoint::open(dir)?;
+        Encoding::of(Checkpoint::open(dir)?, tuning, alpha)
+    }
+
+    /// The same for an opened checkpoint, which may have been [stretched](Checkpoint::stretched) to longer texts.
+    ///
+    /// # Errors
+    /// As [`Encoding::open`].
+    pub fn of(checkpoint: Checkpoint, tuning: Tuning, alpha: f32) -> Result<Encoding> {
         let tower = architecture::text(&checkpoint)?;
         let tuned = Tuned::new(tower.parameters(), &[tower.outline()], tuning, alpha, &[])?;
         let (tokenizer, longest) = text::tokenizer(&checkpoint, tower.as_ref())?;

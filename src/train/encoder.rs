@@ -48,15 +48,25 @@ pub struct EncoderOptions {
     pub frames: usize,
     /// Layers are computed again on the way back instead of being kept: less memory for a quarter more work.
     pub recompute: bool,
+    /// Positions that the text tower of CLIP is stretched to before it is trained; 0 for those that it has.
+    pub positions: usize,
 }
 
 impl Default for EncoderOptions {
     fn default() -> EncoderOptions {
-        EncoderOptions { tune: Tuning::All, alpha: 16.0, frames: 12, recompute: false }
+        EncoderOptions { tune: Tuning::All, alpha: 16.0, frames: 12, recompute: false, positions: 0 }
     }
 }
 
 impl EncoderOptions {
+    /// The checkpoint that is trained.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or its positions cannot be stretched so far.
+    pub fn open(&self, encoder: &Path) -> Result<Checkpoint> {
+        Checkpoint::open(encoder)?.stretched(Some(self.positions).filter(|n| *n > 0))
+    }
+
     /// # Errors
     /// Names the key whose value is impossible.
     pub fn check(&self) -> Result<()> {
@@ -237,7 +247,7 @@ impl<'a> EncoderTrainer<'a> {
             let what = format!("are {} and contrastive training needs two or more", pairs.len());
             return Err(Error::config("pairs", what, "give more"));
         }
-        let checkpoint = Checkpoint::open(encoder)?;
+        let checkpoint = tuning.open(encoder)?;
         let dual = Dual::new(&checkpoint)?;
         let tuned = Tuned::new(dual.parameters(), &dual.outlines(), tuning.tune, tuning.alpha, &[SCALE])?;
         let data = Prepared::new(&checkpoint, &dual, pairs, tuning.frames)?;

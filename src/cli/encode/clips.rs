@@ -10,8 +10,9 @@ use crate::data::journal::Journal;
 use crate::data::media::{Media, MediaKind, Origin, Sampling, find};
 use crate::data::shard_writer::{ShardOptions, ShardWriter, Written};
 use crate::data::{About, Kind};
+use crate::encoders::checkpoint::Checkpoint;
 use crate::encoders::clips::{Clip, Decoder, encode};
-use crate::encoders::image::ImageEncoder;
+use crate::encoders::image::{ImageEncoder, Wanted};
 use crate::error::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -28,8 +29,22 @@ Examples:
   moviola encode videos raw --encoder clip-vit-base-patch32 --frames 12 --out msrvtt/videos";
 
 pub const PICTURES_HELP: &str = "\
+With --patches a picture is a row for each of its patches, row by row from the top left, in the space of texts and images.
+
 Examples:
-  moviola encode pictures photos --encoder clip-vit-base-patch32 --out features";
+  moviola encode pictures photos --encoder clip-vit-base-patch32 --out features
+  moviola encode pictures photos --encoder clip-vit-base-patch32 --patches --out patches        49 rows a picture";
+
+/// What is made of a folder.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// A row a frame.
+    Frames,
+    /// The same as an index; those who ask it stretch the text tower to so many positions.
+    Index { positions: Option<usize> },
+    /// A row a patch.
+    Patches,
+}
 
 /// The flags of whatever decodes videos.
 #[derive(Args)]
@@ -68,6 +83,9 @@ pub struct Pictures {
     /// Folder of the encoder in Hugging Face layout, which has an image tower: a CLIP.
     #[arg(long, value_name = "DIR")]
     encoder: PathBuf,
+    /// A row for each patch of a picture, instead of one for all of it.
+    #[arg(long)]
+    patches: bool,
     /// The new folder.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -86,7 +104,7 @@ pub struct Report {
     /// Files that are in it, and those of them that an earlier run had done.
     items: usize,
     earlier: usize,
-    /// Frames of all of them.
+    /// Rows of all of them.
     rows: u64,
     bytes: u64,
     /// Of this run.
@@ -108,14 +126,14 @@ struct Failed {
 
 impl Videos {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let report = self.from.encode(common, false)?;
+        let report = self.from.encode(common, Made::Frames)?;
         report.tell(common, "")
     }
 }
 
 impl FromVideos {
-    /// Encodes the folder and puts the shards in their place, as an index if that is asked for.
-    pub fn encode(&self, common: &Common, index: bool) -> Result<Report> {
+    /// Encodes the folder and puts the shards in their place.
+    pub fn encode(&self, common: &Common, made: Made) -> Result<Report> {
         let sampling = self.frames.map_or(Sampling::Fps(self.fps), Sampling::Frames).check()?;
         let ffmpeg = Ffmpeg::find()?;
         let decoder = format!("ffmpeg {}", ffmpeg.version());
@@ -125,7 +143,7 @@ impl FromVideos {
             out: &self.out,
             dtype: self.dtype,
             decoder: Decoder::Videos(ffmpeg, sampling),
-            index,
+            made,
         };
         job.run(common, Some((sampling, decoder)))
     }
@@ -133,8 +151,9 @@ impl FromVideos {
 
 impl Pictures {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let Pictures { folder, encoder, out, dtype } = self;
-        let job = Job { folder, encoder, out, dtype: *dtype, decoder: Decoder::Pictures, index: false };
+        let Pictures { folder, encoder, out, dtype, patches } = self;
+        let made = if *patches { Made::Patches } else { Made::Frames };
+        let job = Job { folder, encoder, out, dtype: *dtype, decoder: Decoder::Pictures, made };
         job.run(common, None)?.tell(common, "")
     }
 }
@@ -145,7 +164,7 @@ struct Job<'a> {
     out: &'a Path,
     dtype: Dtype,
     decoder: Decoder,
-    index: bool,
+    made: Made,
 }
 
 impl Job<'_> {
@@ -158,7 +177,14 @@ impl Job<'_> {
         if self.out.is_file() {
             return Err(Error::format(self.out, "is a file", "name a folder that does not exist yet"));
         }
-        let mut encoder = ImageEncoder::open(self.encoder, device::open(common)?)?;
+        let (positions, wanted) = match self.made {
+            Made::Frames => (None, Wanted::Image),
+            Made::Index { positions } => (positions, Wanted::Image),
+            Made::Patches => (None, Wanted::Patches),
+        };
+        let checkpoint = Checkpoint::open(self.encoder)?.stretched(positions)?;
+        let mut encoder = ImageEncoder::of(&checkpoint, wanted, device::open(common)?)?;
+        let rows = encoder.rows();
         let how = match &sampled {
             Some((sampling, decoder)) => format!("{sampling}, decoded by {decoder}"),
             None => "pictures".into(),
@@ -186,10 +212,11 @@ impl Job<'_> {
                 }
                 Ok(clip) => {
                     done += 1;
-                    frames += clip.seconds.len();
+                    frames += clip.seconds.len() / rows;
                     bar.set_message(format!("{:.1} frames/s", frames as f64 / begun.elapsed().as_secs_f64()));
                     doubtful.extend(clip.complaints.into_iter().next().map(named));
-                    journal.push(&m.id, stamp, &clip.rows, clip.seconds)
+                    let seconds = if kind == MediaKind::Video { clip.seconds } else { vec![] };
+                    journal.push(&m.id, stamp, &clip.rows, seconds)
                 }
                 Err(e) => {
                     bar.suspend(|| output::note(common, format!("left out: {e}")));
@@ -258,8 +285,8 @@ impl Job<'_> {
             let file = files.find(|m| m.id == line.id).and_then(|m| m.file.to_str());
             writer.push_file((&line.id, file), rows, timed.then_some(&line.timestamps))
         })?;
-        if self.index {
-            Index::create(writer.partial(), self.encoder)?;
+        if let Made::Index { positions } = self.made {
+            Index::create(writer.partial(), self.encoder, positions)?;
         }
         writer.finish()
     }

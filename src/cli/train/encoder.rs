@@ -32,7 +32,8 @@ impl Train {
             return Err(Error::config("--encoder", "new has no words that a model could learn from", fix));
         }
         let options = self.tuning(RunConfig::read(self.config.as_deref(), &self.settings)?.encoder)?;
-        let encoding = Encoding::open(encoder, options.tune, options.alpha)?.recomputing(options.recompute);
+        let checkpoint = options.open(encoder)?;
+        let encoding = Encoding::of(checkpoint, options.tune, options.alpha)?.recomputing(options.recompute);
         Ok(Some(Arc::new(encoding)))
     }
 
