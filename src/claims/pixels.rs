@@ -10,7 +10,6 @@ use crate::data::files::Beside;
 use crate::data::picture::Picture;
 use crate::data::shard_writer::{ShardOptions, ShardWriter};
 use crate::data::tokens::{About, Kind};
-use crate::data::worlds::rendered::words::glimpse;
 use crate::data::worlds::rendered::{Canvas, Clip, Rendered, Set};
 use crate::encoders::fresh::{self, Sizes, Tower};
 use crate::encoders::pixels::Preprocess;
@@ -24,8 +23,6 @@ use std::path::{Path, PathBuf};
 
 /// Random stream of the moments that the tower is shown.
 const MOMENTS: u64 = 0x6d6f_6d65_6e74;
-/// Of what it is told of them.
-const GLIMPSES: u64 = 0x676c_696d_7073_0000;
 
 /// What the tower is, and what it learns from.
 pub struct School {
@@ -79,7 +76,6 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
         rho: 0.0,
         captions: 1,
         cut_share: 0.0,
-        absent: 0.0,
         // Other clips than those of the test.
         seed: world.seed ^ 0x7363_686f_6f6c,
         ..world.clone()
@@ -88,12 +84,15 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
     let words = world.clips(Set::Train)?;
     let first = place.join("first");
     let moments = Random::new(job.seed, MOMENTS);
-    let captions: Vec<String> = (clips.iter().enumerate())
-        .map(|(i, clip)| {
-            let truth = &clip.truth;
-            glimpse(truth.shape, truth.colour, truth.background.name(), Random::new(job.seed, GLIMPSES + i as u64))
-        })
-        .collect();
+    let moment = |i: usize, clip: &Clip| moments.below(i as u64, clip.truth.frames as u64) as f32 / clip.truth.fps;
+    let told = |(i, clip): (usize, &Clip)| {
+        let (at, truth) = (moment(i, clip), &clip.truth);
+        match clip.scene.object(at) {
+            Some(_) => format!("a {} {}", truth.colour.name(), truth.shape.name()),
+            None => truth.background.name().to_string(),
+        }
+    };
+    let captions: Vec<String> = clips.iter().enumerate().map(told).collect();
     if !first.exists() {
         let sizes = Sizes { image: school.image, side: school.side, patch: school.patch, ..Sizes::default() };
         fresh::write(
@@ -105,10 +104,8 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
     }
     let checkpoint = crate::encoders::checkpoint::Checkpoint::open(&first)?;
     let preprocess = Preprocess::of(&checkpoint, school.side as u32)?;
-    let squares = clips.par_iter().enumerate().map(|(i, clip)| {
-        let frame = moments.below(i as u64, clip.truth.frames as u64);
-        preprocess.square(&picture(clip.frame(frame as f32 / clip.truth.fps))?)
-    });
+    let squares = clips.par_iter().enumerate();
+    let squares = squares.map(|(i, clip)| preprocess.square(&picture(clip.frame(moment(i, clip)))?));
     let stills = Stills { captions, squares: squares.collect::<Result<_>>()? };
     let options = TrainOptions {
         epochs: if job.effort == Effort::Quick { 1 } else { school.epochs },

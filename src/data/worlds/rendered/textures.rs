@@ -19,10 +19,12 @@ pub enum Texture {
     Bricks,
     Waves,
     Zigzag,
+    /// A wall: nothing goes with it.
+    Plain,
 }
 
 impl Texture {
-    /// As many as shapes: each is the favourite of one.
+    /// Places: as many as shapes and colours, each the favourite of one.
     pub const ALL: &[Self] = &[
         Self::Stripes,
         Self::Checks,
@@ -44,6 +46,7 @@ impl Texture {
             Self::Bricks => "bricks",
             Self::Waves => "waves",
             Self::Zigzag => "zigzag",
+            Self::Plain => "plain",
         }
     }
 
@@ -58,6 +61,7 @@ impl Texture {
             Self::Bricks => [[134, 98, 86], [168, 148, 136]],
             Self::Waves => [[70, 104, 122], [110, 142, 154]],
             Self::Zigzag => [[108, 92, 116], [136, 122, 142]],
+            Self::Plain => [[112, 112, 112], [128, 128, 128]],
         };
         [a, b].map(|colour: [u8; 3]| colour.map(|c| f32::from(c) / 255.0))
     }
@@ -108,7 +112,7 @@ impl Texture {
                 let (dx, dy) = (near(u + shift), (v * 1.1 - row - 0.5) / 1.1);
                 edge(dx.hypot(dy) - 0.27)
             }
-            Self::Gradient => 0.0,
+            Self::Gradient | Self::Plain => 0.0,
             Self::Noise => {
                 let octave = |by: f32, index: u64| lattice(u * by, v * by, index, random);
                 smooth(0.25, 0.75, 0.55 * octave(0.8, 1) + 0.3 * octave(1.7, 2) + 0.15 * octave(3.4, 3))

@@ -195,14 +195,3 @@ pub fn caption(story: &Story, size: Size, telling: usize, random: Random) -> Str
         (Some(two), _) => format!("the {colour} {shape} {one} before it {two}"),
     }
 }
-
-/// What somebody might say of a single frame: shape, colour or background, or two of them.
-pub fn glimpse(shape: Shape, colour: Colour, place: &str, random: Random) -> String {
-    let (shape, colour) = (shape.name(), colour.name());
-    match random.below(0, 4) {
-        0 => format!("a {shape} that is {colour}"),
-        1 => format!("something {colour}"),
-        2 => format!("something before {place}"),
-        _ => format!("a {shape} that is {colour}, before {place}"),
-    }
-}

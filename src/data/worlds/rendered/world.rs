@@ -54,6 +54,8 @@ pub struct Rendered {
     pub order_share: f32,
     /// Share of the clips with a hard cut from or to a place without the object.
     pub cut_share: f32,
+    /// Share of the clips whose object is filmed apart, before a wall, so that the background is seen without it alone.
+    pub apart: f32,
     /// How much the colours of twins differ, in shares of what they usually do.
     pub delta: f32,
     /// How large objects are, in shares of their usual size.
@@ -78,6 +80,7 @@ impl Default for Rendered {
             rho: 0.9,
             order_share: 0.35,
             cut_share: 0.3,
+            apart: 0.0,
             delta: 1.0,
             objects: 1.0,
             absent: 0.0,
@@ -252,6 +255,7 @@ impl Rendered {
         within("rho", self.rho, 0.0, 1.0)?;
         within("order_share", self.order_share, 0.0, 1.0)?;
         within("cut_share", self.cut_share, 0.0, 1.0)?;
+        within("apart", self.apart, 0.0, 1.0)?;
         within("delta", self.delta, 0.0, 1.0)?;
         within("objects", self.objects, 0.2, 1.3)?;
         within("absent", self.absent, 0.0, MOST_ABSENT)
@@ -343,11 +347,13 @@ impl Rendered {
         };
         let class = story.class(self.tied);
         let background = self.background(set, story, part.random("background", leader));
+        let is_apart = part.random("apart", leader).uniform(0) < self.apart;
+        let behind = if is_apart { Texture::Plain } else { background };
         let on_screen = self.on_screen((from, to), part.random("absent", leader));
         let mut shots: Vec<Shot> = [((from, on_screen.0), false), (on_screen, true), ((on_screen.1, to), false)]
             .into_iter()
             .filter(|((from, to), object)| *object || from < to)
-            .map(|(seconds, object)| Shot { seconds, background, object })
+            .map(|(seconds, object)| Shot { seconds, background: if object { behind } else { background }, object })
             .collect();
         let elsewhere = self.elsewhere(set, story, background, part.random("elsewhere", leader));
         if from > 0.0 {
