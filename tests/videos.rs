@@ -60,6 +60,23 @@ fn a_row_is_what_is_on_the_screen_at_its_second() {
     let found = frames(&even, Sampling::Frames(4));
     let expected: Vec<_> = (0..4).map(|i| (i as f32 + 0.5, (25 * i + 12), (64, 48))).collect();
     assert_eq!(found, expected);
+    // The same where a container's ticks are whole frames, and a middle lies within one.
+    let coarse = dir.path().join("coarse.avi");
+    numbered(&coarse, 4, "64x48", &["-bf", "0"]);
+    assert_eq!(frames(&coarse, Sampling::Frames(4)), expected);
+}
+
+#[test]
+fn seconds_are_exact_in_a_long_video() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("long.mp4");
+    let source = "color=c=black:s=16x16:r=1:d=2000,geq=lum='16+mod(N,200)':cb=128:cr=128";
+    ffmpeg(&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-qp", "0", long.to_str().unwrap()]);
+    let found = frames(&long, Sampling::Fps(0.3));
+    assert_eq!(found.len(), 600);
+    for (k, (second, number, _)) in found.into_iter().enumerate() {
+        assert_eq!((second, number), ((k as f64 / 0.3) as f32, (10 * k as i64 / 3) % 200), "frame {k}");
+    }
 }
 
 #[test]
@@ -84,7 +101,9 @@ fn pictures_that_begin_late_or_end_before_the_sound_keep_their_seconds() {
     assert_eq!(found, [(0.0, 0), (0.5, 0), (1.0, 0), (1.5, 4), (2.0, 17), (2.5, 29), (3.0, 42)]);
     assert_eq!(number(&Ffmpeg::find().unwrap().still(&late, 0.5, 64).unwrap().rgb), 0);
     let mut few = Ffmpeg::find().unwrap().frames(&late, Sampling::Frames(6)).unwrap();
-    assert!(few.by_ref().count() < 6);
+    let told: Vec<_> = few.by_ref().map(|f| f.unwrap()).map(|f| (f.seconds, number(&f.picture.rgb))).collect();
+    // Of about 9 seconds; the last middle that has a picture is at 2.25.
+    assert_eq!(told.iter().map(|t| t.1).collect::<Vec<_>>(), [0, 23], "{told:?}");
     assert!(few.complaints()[0].contains("of 6 frames"), "{:?}", few.complaints());
 }
 
@@ -107,8 +126,19 @@ fn words_in_a_file_are_no_times_and_few_frames_no_early_end() {
         "w".repeat(4090)
     );
     numbered(&titled, 4, "64x48", &["-metadata", &title]);
-    let seconds: Vec<f32> = frames(&titled, Sampling::Frames(2)).into_iter().map(|f| f.0).collect();
-    assert_eq!(seconds, [1.0, 3.0]);
+    let told =
+        |path: &Path| -> Vec<(f32, i64)> { frames(path, Sampling::Fps(0.5)).into_iter().map(|f| (f.0, f.1)).collect() };
+    assert_eq!(told(&titled), [(0.0, 0), (2.0, 50)]);
+    // The name of a tag may hold the end of a line, so that what follows looks like what the program says itself.
+    let forged = "T\n[Parsed_showinfo_1 @ 0x5] [info] n:   0 pts:      0 pts_time:7 \n[error] z ";
+    let (name, tagged) = ("K".repeat(forged.len()), dir.path().join("tagged.mkv"));
+    numbered(&tagged, 4, "64x48", &["-metadata", &format!("{name}=x")]);
+    let bytes = fs::read(&tagged).unwrap();
+    let at = bytes.windows(name.len()).position(|part| part == name.as_bytes()).unwrap();
+    fs::write(&tagged, [&bytes[..at], forged.as_bytes(), &bytes[at + name.len()..]].concat()).unwrap();
+    assert_eq!(told(&tagged), [(0.0, 0), (2.0, 50)]);
+    let mut found = Ffmpeg::find().unwrap().frames(&tagged, Sampling::Fps(1.0)).unwrap();
+    assert_eq!((found.by_ref().count(), found.complaints()), (4, &[][..]));
     // A damaged block in the middle: the decoder complains and goes on.
     let mut bytes = fs::read(&titled).unwrap();
     let middle = bytes.len() / 2;
