@@ -297,6 +297,138 @@ fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
     assert_eq!(left.len(), 3, "{left:?}");
 }
 
+#[test]
+fn a_finished_folder_is_brought_up_to_date_by_what_is_new_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clips, out) = (dir.path().join("clips"), dir.path().join("out"));
+    fs::create_dir(&clips).unwrap();
+    let clip = |name: &str| clips.join(format!("{name}.mp4"));
+    let levelled = |path: &Path, level: u32| numbered(path, 1, "48x48", &["-vf", &format!("lutyuv=y=val+{level}")]);
+    for (i, name) in ["a", "b", "c", "d"].iter().enumerate() {
+        levelled(&clip(name), 20 * i as u32);
+    }
+    fs::write(clip("e"), "no video").unwrap();
+    let encoder = clip_encoder();
+    let run = |what: &[&str], from: &Path, to: &Path, more: &[&str]| {
+        let (from, encoder, to) = (from.to_str().unwrap(), encoder.to_str().unwrap(), to.to_str().unwrap());
+        moviola(&[what, &[from, "--encoder", encoder, "--out", to, "--json"], more].concat())
+    };
+    let encode = ["encode", "videos"];
+    let first = run(&encode, &clips, &out, &[]);
+    assert_eq!(first.status.code(), Some(1), "{}", told(&first));
+    assert!(told(&first).contains("the same command again"), "{}", told(&first));
+    let before = values(&out);
+    // Of the same length and time, and no video any more: whoever looked into it would fail.
+    for name in ["a", "d"] {
+        let of = fs::metadata(clip(name)).unwrap();
+        fs::write(clip(name), vec![0; of.len() as usize]).unwrap();
+        fs::File::options().write(true).open(clip(name)).unwrap().set_modified(of.modified().unwrap()).unwrap();
+    }
+    // One changes, one goes, one is repaired, one comes.
+    levelled(&clip("b"), 150);
+    fs::remove_file(clip("c")).unwrap();
+    levelled(&clip("e"), 120);
+    levelled(&clip("f"), 90);
+    // Whatever would make all of it anew is refused, and leaves nothing.
+    let (elsewhere, manifest) = (dir.path().join("elsewhere"), out.join("manifest.json"));
+    fs::create_dir(&elsewhere).unwrap();
+    ["b", "e", "f"].iter().for_each(|name| {
+        fs::copy(clip(name), elsewhere.join(format!("{name}.mp4"))).unwrap();
+    });
+    let other = encoder.with_file_name("open-clip");
+    let written = fs::read(&manifest).unwrap();
+    for (from, more, why) in [
+        (&clips, &["--fps", "1"][..], "frames: 2 frames a second, and now 1 frames a second"),
+        (&clips, &["--dtype", "f32"], "dtype: f16, and now f32"),
+        (&elsewhere, &[], "another folder of files"),
+    ] {
+        let refused = run(&encode, from, &out, more);
+        assert!(!refused.status.success() && told(&refused).contains(why), "{why}: {}", told(&refused));
+    }
+    let (from, other, to) = (clips.to_str().unwrap(), other.to_str().unwrap(), out.to_str().unwrap());
+    let refused = moviola(&["encode", "videos", from, "--encoder", other, "--out", to]);
+    assert!(told(&refused).contains("another encoder: clip@"), "{}", told(&refused));
+    assert_eq!((fs::read(&manifest).unwrap(), fs::read_dir(dir.path()).unwrap().count()), (written, 3));
+    let second = run(&encode, &clips, &out, &[]);
+    assert!(second.status.success(), "{}", told(&second));
+    let report = json(&second);
+    assert_eq!((report["earlier"].as_u64(), report["items"].as_u64()), (Some(2), Some(5)));
+    assert_eq!((report["gone"][0].as_str(), report["gone"].as_array().unwrap().len()), (Some("c.mp4"), 1));
+    let after = values(&out);
+    let ids: Vec<_> = after.iter().map(|item| item.0.as_str()).collect();
+    assert_eq!(ids, ["a", "b", "d", "e", "f"]);
+    assert_eq!((&after[0], &after[2]), (&before[0], &before[3]));
+    // The others are what they are where nothing was before.
+    let fresh = dir.path().join("fresh");
+    assert!(run(&encode, &elsewhere, &fresh, &[]).status.success());
+    let made = values(&fresh);
+    assert_eq!((&after[1], &after[3], &after[4]), (&made[0], &made[1], &made[2]));
+    assert_ne!(after[1].1, before[1].1);
+    let source = moviola::data::open_tokens(&out).unwrap();
+    assert_eq!((source.file(3), source.timestamps(3).unwrap().to_vec()), (Some("e.mp4"), vec![0.0, 0.5]));
+    assert!(moviola(&["data", "check", to]).status.success());
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 2, "one shard and the manifest");
+    // Again, there is nothing to do; as an index, nothing but saying so.
+    let written = fs::read(&manifest).unwrap();
+    let third = run(&encode, &clips, &out, &[]);
+    assert!(third.status.success() && json(&third)["changed"] == false, "{}", told(&third));
+    assert_eq!(fs::read(&manifest).unwrap(), written);
+    let index = run(&["index"], &clips, &out, &[]);
+    assert!(index.status.success() && json(&index)["earlier"] == 5, "{}", told(&index));
+    assert_eq!(values(&out), after);
+    let refused = run(&encode, &clips, &out, &[]);
+    assert!(told(&refused).contains("moviola index"), "{}", told(&refused));
+    // What changed and cannot be decoded any more goes, too.
+    fs::write(clip("f"), "no video").unwrap();
+    assert_eq!(run(&["index"], &clips, &out, &[]).status.code(), Some(1));
+    assert_eq!(values(&out), after[..4]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
+}
+
+#[test]
+fn a_folder_that_is_renewed_is_the_old_one_until_it_is_the_new_one() {
+    use moviola::data::shard::Native;
+    use moviola::data::shard_writer::{ShardOptions, ShardWriter};
+    use moviola::data::{About, TokenDtype};
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out");
+    // Two items fill a shard.
+    let options = ShardOptions { dtype: TokenDtype::F32, shard_bytes: 400, manifest: true };
+    let rows = |seed: usize| (0..40).map(|i| (seed * 100 + i) as f32 / 3.0).collect::<Vec<f32>>();
+    let mut writer = ShardWriter::create(&target, About::default(), 4, options).unwrap();
+    for (i, id) in ["a", "b", "c", "d", "e"].iter().enumerate() {
+        writer.push_file((id, Some(("file", Some("state")))), &rows(i), None).unwrap();
+    }
+    writer.finish().unwrap();
+    let old = values(&target);
+    let shard = |n: usize| fs::read(target.join(format!("shard-{n:05}.safetensors"))).ok();
+    let kept = [shard(0), shard(1), shard(2)];
+    let renew = || {
+        let native = Native::open(&target).unwrap();
+        // So that the shard of one item is a small one.
+        let full = 2 * kept[0].as_ref().unwrap().len() as u64;
+        let mut writer = ShardWriter::renew(native, About::default(), |i| i != 2, full).unwrap();
+        writer.push("ab", &rows(7), None).unwrap();
+        writer
+    };
+    // Killed before its end: what it wrote is there, and nobody knows it.
+    std::mem::forget(renew());
+    fs::write(target.join(".manifest.json.partial-1-0"), "half").unwrap();
+    assert_eq!(values(&target), old);
+    renew().finish().unwrap();
+    let mut expected = old.clone();
+    expected.remove(2);
+    expected.insert(1, ("ab".into(), rows(7)));
+    assert_eq!(values(&target), expected);
+    let native = Native::open(&target).unwrap();
+    assert_eq!((native.stamp(0), native.stamp(1), native.stamp(4)), (Some("state"), None, Some("state")));
+    // The shard of which all was kept is the same; of the one with "c" and the small one, items were written again.
+    assert_eq!((shard(0), shard(1), shard(2)), (kept[0].clone(), None, None));
+    assert!(moviola(&["data", "check", target.to_str().unwrap()]).status.success());
+    let names: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_keeps_what_is_done() {
