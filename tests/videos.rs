@@ -464,6 +464,85 @@ fn ctrl_c_keeps_what_is_done() {
     assert_eq!((json(&run)["earlier"].as_u64(), json(&run)["items"].as_u64()), (Some(done as u64), Some(40)));
 }
 
+/// What a video scores by its definition.
+fn soft_maximum(cosines: &[f64]) -> f64 {
+    let most = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = cosines.iter().map(|c| ((c - most) / 0.01).exp()).collect();
+    let rho: Vec<f64> = weights.iter().map(|w| w / weights.iter().sum::<f64>()).collect();
+    // Words attend with the frames' relevance as their prior, so one direction is sharper than the other.
+    let alpha: Vec<f64> = rho.iter().zip(&weights).map(|(r, w)| r * w).collect();
+    let mean = |by: &[f64]| by.iter().zip(cosines).map(|(w, c)| w * c).sum::<f64>() / by.iter().sum::<f64>();
+    0.5 * (mean(&alpha) + mean(&rho))
+}
+
+#[test]
+fn every_frame_of_a_long_video_is_searched() {
+    use moviola::data::shard_writer::{ShardOptions, ShardWriter};
+    use moviola::data::{About, TokenDtype};
+    let dir = tempfile::tempdir().unwrap();
+    let (encoder, index) = (clip_encoder(), dir.path().join("library"));
+    let backend =
+        moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;
+    let mut text = moviola::encoders::text::TextEncoder::open(&encoder, backend).unwrap();
+    let asked = "a man is riding";
+    let sentence = text.encode_one(asked).unwrap().sentence;
+    let length = sentence.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    // Unlike in all directions, and in one frame, which no sampling to 512 would take, like the sentence.
+    let row = |video: usize, t: usize, hit: bool| -> Vec<f32> {
+        let noise = |i: usize| (((video * 7919 + t * 104_729 + i * 1_299_709) % 1000) as f32 / 500.0 - 1.0) * 0.1;
+        let own = if hit { 1.0 } else { -0.15 };
+        sentence.iter().enumerate().map(|(i, x)| own * x / length as f32 + noise(i)).collect()
+    };
+    let lengths = [("short", 3, 9), ("long", 1301, 1111), ("longer", 9000, 4711), ("none", 2400, 9999)];
+    let about = About { encoder: Some(text.identity().into()), ..About::default() };
+    let options = ShardOptions { dtype: TokenDtype::F32, ..ShardOptions::default() };
+    let mut writer = ShardWriter::create(&index, about, sentence.len(), options).unwrap();
+    for (v, (id, rows, hit)) in lengths.into_iter().enumerate() {
+        let values: Vec<f32> = (0..rows).flat_map(|t| row(v, t, t == hit)).collect();
+        let times: Vec<f32> = (0..rows).map(|t| t as f32 / 2.0).collect();
+        writer.push(id, &values, Some(&times)).unwrap();
+    }
+    moviola::data::index::Index::create(writer.partial(), &encoder).unwrap();
+    writer.finish().unwrap();
+    let index = index.to_str().unwrap();
+    let run = moviola(&["search", asked, "--index", index, "--json"]);
+    assert!(run.status.success(), "{}", told(&run));
+    let answer = json(&run);
+    for (v, (id, rows, best)) in lengths.into_iter().enumerate() {
+        let hit = answer["hits"].as_array().unwrap().iter().find(|hit| hit["video_id"] == id).unwrap();
+        let cosine = |t: usize| {
+            let row = row(v, t, t == best);
+            let dot: f64 = row.iter().zip(&sentence).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            dot / length / row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
+        };
+        let cosines: Vec<f64> = (0..rows).map(cosine).collect();
+        let expected = soft_maximum(&cosines);
+        let why = moviola(&["explain", asked, "--index", index, "--video", id, "--json"]);
+        assert!(why.status.success(), "{}", told(&why));
+        let why = json(&why);
+        for score in [&hit["score"], &why["score"]] {
+            assert!((score.as_f64().unwrap() - expected).abs() < 1e-5, "{id}: {score}, {expected}");
+        }
+        for scores in [&hit["frame_scores"], &why["similarity"][0]] {
+            let scores: Vec<f64> = scores.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+            assert_eq!(scores.len(), rows, "{id}");
+            assert!(scores.iter().zip(&cosines).all(|(a, b)| (a - b).abs() < 1e-5), "{id}");
+        }
+        let relevance: f64 = why["relevance"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).sum();
+        assert!((relevance - 1.0).abs() < 1e-4, "{id}: {relevance}");
+        if best < rows {
+            let begin = best as f64 / 2.0;
+            assert_eq!(
+                (hit["intervals"][0][0].as_f64(), hit["intervals"][0][1].as_f64()),
+                (Some(begin), Some(begin + 0.5))
+            );
+            assert!(expected > 0.5, "{id}: {expected}");
+        }
+    }
+    let first: Vec<_> = answer["hits"].as_array().unwrap()[..2].iter().map(|hit| hit["video_id"].clone()).collect();
+    assert!(first.contains(&"long".into()) && first.contains(&"longer".into()), "{first:?}");
+}
+
 #[test]
 fn a_sentence_is_looked_for_in_an_index_and_a_hit_explained() {
     let dir = tempfile::tempdir().unwrap();
@@ -516,13 +595,7 @@ fn a_sentence_is_looked_for_in_an_index_and_a_hit_explained() {
             dot / of_row / length(sentence.iter().map(|x| x * x).sum())
         };
         let cosines: Vec<f64> = (0..tokens.rows).map(|r| cosine(tokens.row(r))).collect();
-        let most = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = cosines.iter().map(|c| ((c - most) / 0.01).exp()).collect();
-        let rho: Vec<f64> = weights.iter().map(|w| w / weights.iter().sum::<f64>()).collect();
-        // Words attend with the frames' relevance as their prior, so one direction is sharper than the other.
-        let alpha: Vec<f64> = rho.iter().zip(&weights).map(|(r, w)| r * w).collect();
-        let mean = |by: &[f64]| by.iter().zip(&cosines).map(|(w, c)| w * c).sum::<f64>() / by.iter().sum::<f64>();
-        let expected = 0.5 * (mean(&alpha) + mean(&rho));
+        let expected = soft_maximum(&cosines);
         assert!((score(hit) - expected).abs() < 1e-4, "{hit}: {expected}");
         let frames: Vec<f64> = hit["frame_scores"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
         assert!(frames.iter().zip(&cosines).all(|(a, b)| (a - b).abs() < 1e-4));
