@@ -152,7 +152,7 @@ fn words_in_a_file_are_no_times_and_few_frames_no_early_end() {
 fn turned_and_odd_pictures_come_as_a_player_shows_them() {
     let dir = tempfile::tempdir().unwrap();
     let (odd, turned) = (dir.path().join("odd.mkv"), dir.path().join("turned.mp4"));
-    numbered(&odd, 1, "65x33", &["-vf", "scale=65:33,format=yuv444p"]);
+    numbered(&odd, 1, "65x33", &["-vf", "scale=65:33,setsar=1,format=yuv444p"]);
     assert!(frames(&odd, Sampling::Fps(5.0)).iter().all(|f| f.2 == (65, 33)));
     let flat = dir.path().join("flat.mp4");
     numbered(&flat, 1, "64x32", &[]);
@@ -166,6 +166,40 @@ fn turned_and_odd_pictures_come_as_a_player_shows_them() {
         ffmpeg(old);
     }
     assert!(frames(&turned, Sampling::Fps(5.0)).iter().all(|f| f.2 == (32, 64)));
+}
+
+#[test]
+fn pixels_that_are_not_square_are_stretched_as_a_player_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let ffmpeg_found = Ffmpeg::find().unwrap();
+    // Wide, tall, square, not said, and nothing that a screen could show.
+    for (name, sar, shown) in [
+        ("wide", "16/11", (105, 58)),
+        ("tall", "8/9", (72, 65)),
+        ("square", "1/1", (72, 58)),
+        ("unsaid", "0/1", (72, 58)),
+        ("absurd", "500/1", (72, 58)),
+    ] {
+        let path = dir.path().join(format!("{name}.mp4"));
+        numbered(&path, 2, "72x58", &["-vf", &format!("setsar={sar}")]);
+        for (sampling, expected) in [(Sampling::Fps(1.0), [0, 25]), (Sampling::Frames(2), [12, 37])] {
+            let found: Vec<_> = frames(&path, sampling).into_iter().map(|f| (f.1, f.2)).collect();
+            assert_eq!(found, expected.map(|number| (number, shown)), "{name}");
+        }
+        let still = ffmpeg_found.still(&path, 1.0, 60).unwrap();
+        let height = 60.0 * f64::from(shown.1) / f64::from(shown.0);
+        assert!(still.width == 60 && (f64::from(still.height) - height).abs() <= 1.0, "{name}: {}", still.height);
+    }
+    // What stands where stays there: the left half is dark, the right one light.
+    let halves = dir.path().join("halves.mkv");
+    let source = "color=c=black:s=40x20:r=5:d=1,geq=lum='if(lt(X,20),16,235)':cb=128:cr=128,setsar=2/1";
+    ffmpeg(&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-qp", "0", halves.to_str().unwrap()]);
+    let mut found = ffmpeg_found.frames(&halves, Sampling::Fps(1.0)).unwrap();
+    let picture = found.next().unwrap().unwrap().picture;
+    assert_eq!((picture.width, picture.height), (80, 20));
+    for (x, pixel) in picture.rgb[..3 * 80].chunks_exact(3).enumerate().filter(|(x, _)| !(36..44).contains(x)) {
+        assert_eq!(pixel, [if x < 40 { 0 } else { 255 }; 3], "{x}");
+    }
 }
 
 /// Files that are no whole videos, and what is said of each.
@@ -628,19 +662,20 @@ fn pictures_are_encoded_as_the_library_does() {
     let dir = tempfile::tempdir().unwrap();
     let (encoder, out) = (clip_encoder(), dir.path().join("out"));
     let pictures = encoder.join("pictures");
-    let run = moviola(&[
-        "encode",
-        "pictures",
-        pictures.to_str().unwrap(),
-        "--encoder",
-        encoder.to_str().unwrap(),
-        "--out",
-        out.to_str().unwrap(),
-        "--dtype",
-        "f32",
-        "--json",
-    ]);
+    let encode = |from: &Path| {
+        let (from, encoder, out) = (from.to_str().unwrap(), encoder.to_str().unwrap(), out.to_str().unwrap());
+        moviola(&["encode", "pictures", from, "--encoder", encoder, "--out", out, "--dtype", "f32", "--json"])
+    };
+    let run = encode(&pictures);
     assert!(run.status.success(), "{}", told(&run));
+    // Again, nothing is to be done; and a folder of other pictures is not taken for one of which all are gone.
+    let run = encode(&pictures);
+    assert!(run.status.success() && json(&run)["changed"] == false, "{}", told(&run));
+    let others = dir.path().join("others");
+    fs::create_dir(&others).unwrap();
+    fs::copy(pictures.join("0.png"), others.join("other.png")).unwrap();
+    let run = encode(&others);
+    assert!(!run.status.success() && told(&run).contains("none of the files"), "{}", told(&run));
     let found = values(&out);
     let backend =
         moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;

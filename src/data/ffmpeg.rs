@@ -28,6 +28,10 @@ const PROBE_BYTES: u64 = 1 << 20;
 const MOST_FRAMES: usize = 1 << 20;
 /// Seconds before a still at which its search begins; where frames stand longer, the search begins at the beginning.
 const BEFORE: f32 = 10.0;
+/// Stretches pixels that are not square along one side, never shrinking the other; those of a quarter to four times their
+/// height are, as televisions had them, and others are a mistake in the file. Square ones pass as they are.
+const SQUARE: &str = "scale='if(between(sar,0.25,4)*gt(sar,1),trunc(iw*sar+0.5),iw)'\
+                      :'if(between(sar,0.25,4)*lt(sar,1),trunc(ih/sar+0.5),ih)'";
 /// A video that ends before this share of its length, with complaints, is cut off.
 const WHOLE: f64 = 0.9;
 /// How one comes by the programs.
@@ -134,7 +138,8 @@ impl Ffmpeg {
         Ok(Probe { seconds: seconds(&stream.duration).or(container) })
     }
 
-    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says. Before the
+    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says and with square
+    /// pixels. Before the
     /// first picture of a video that begins late, it is that.
     ///
     /// # Errors
@@ -144,7 +149,7 @@ impl Ffmpeg {
         // `round=up`: a frame of the grid is what was on the screen at its instant, the last that began before it.
         let cut = match sampling {
             Sampling::Fps(fps) => {
-                let filter = format!("fps=fps={fps}:start_time=0:round=up");
+                let filter = format!("fps=fps={fps}:start_time=0:round=up,{SQUARE}");
                 Cut { filter, first: 0.0, step: step(fps), most: MOST_FRAMES, whole: true, wanted: None }
             }
             Sampling::Frames(n) => {
@@ -156,7 +161,8 @@ impl Ffmpeg {
                 // as long as a frame would round that away.
                 let (step, micros) = (seconds / n as f64, (seconds * 1e6).round().max(1.0));
                 let (half, rate) = ((micros / (2 * n) as f64).round(), n as u64 * 1_000_000);
-                let filter = format!("settb=1/1000000,setpts=PTS-{half},fps=fps={rate}/{micros}:start_time=0:round=up");
+                let filter =
+                    format!("settb=1/1000000,setpts=PTS-{half},fps=fps={rate}/{micros}:start_time=0:round=up,{SQUARE}");
                 Cut { filter, first: step / 2.0, step, most: n, whole: true, wanted: Some(n) }
             }
         };
@@ -173,7 +179,7 @@ impl Ffmpeg {
         let still = |from: f32| {
             let until = format!("{:.3}", seconds.max(0.0) - from + 0.002);
             // `-t` counts from the first frame and ends the decoding, `select` from the place that was sought.
-            let filter = format!("select='lte(t,{until})',scale='min({width},iw)':-2");
+            let filter = format!("select='lte(t,{until})',{SQUARE},scale='min({width},iw)':-2");
             let stretch: [OsString; 4] = ["-ss".into(), format!("{from:.3}").into(), "-t".into(), until.into()];
             let mut last = None;
             for frame in self.decode(path, cut(filter, MOST_FRAMES), &stretch)? {
@@ -185,7 +191,7 @@ impl Ffmpeg {
         // Before the first frame nothing is on the screen, and the first is what comes nearest.
         let first = || {
             let none = || Error::format(path, "has no frame", REPAIR);
-            let filter = format!("scale='min({width},iw)':-2");
+            let filter = format!("{SQUARE},scale='min({width},iw)':-2");
             self.decode(path, cut(filter, 1), &[])?.next().ok_or_else(none)?.map(|frame| frame.picture)
         };
         still(near).or_else(|e| if near > 0.0 { still(0.0) } else { Err(e) }).or_else(|_| first())
