@@ -101,6 +101,8 @@ impl<'a> ZeroShot<'a> {
         stop: &AtomicBool,
     ) -> Result<()> {
         let ZeroShot { videos, sentence, executor, whole } = self;
+        // Shared with the thread that packs.
+        let whole = &*whole;
         let most = executor.plan(0).input("frames").map_or(0, |slot| slot.meta.dim(0).cap());
         let pack = |batch: &Vec<Part>, slot: &mut SlotWriter| {
             slot.count(FRAMES, batch.iter().map(|(_, rows)| rows.len()).sum());

@@ -50,8 +50,8 @@ impl Finished {
                 ("dtype", of(dtype.map(|d| d.name().to_string()))),
             ]
         };
-        let both = told(&had.about, had.dtype).into_iter().zip(told(about, Some(dtype)));
-        for ((name, before), (_, now)) in both.filter(|(before, now)| before != now) {
+        let mut both = told(&had.about, had.dtype).into_iter().zip(told(about, Some(dtype)));
+        if let Some(((name, before), (_, now))) = both.find(|(before, now)| before != now) {
             let what = format!("is finished and has another {name}: {before}, and now {now}");
             return refused(what, "run it as before to bring the folder up to date, or name another --out");
         }
