@@ -642,7 +642,8 @@ fn a_sentence_is_looked_for_in_an_index_and_a_hit_explained() {
     let run =
         moviola(&["explain", asked, "--index", index, "--video", "c/d", "--out", why.to_str().unwrap(), "--json"]);
     assert!(run.status.success(), "{}", told(&run));
-    assert!(fs::read_to_string(&why).unwrap().contains("data:image/jpeg;base64,"));
+    let html = fs::read_to_string(&why).unwrap();
+    assert!(html.contains("data:image/jpeg;base64,") && html.contains("Closeness over time"));
     // Another encoder is refused, and both are named.
     let other = Path::new(encoder).with_file_name("open-clip");
     let run = moviola(&["search", asked, "--index", index, "--encoder", other.to_str().unwrap()]);

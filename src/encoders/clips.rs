@@ -79,9 +79,10 @@ pub fn encode(
     std::thread::scope(|scope| {
         for _ in 0..ahead.min(paths.len()) {
             scope.spawn(|| {
+                let _guard = Guard(&road);
                 while let Some(number) = road.begin() {
-                    let mut last = Last { road: &road, number, end: None };
-                    last.end = Some(decode(decoder, &preprocess, &paths[number], |piece| road.put(number, piece)));
+                    let end = decode(decoder, &preprocess, &paths[number], |piece| road.put(number, piece));
+                    road.put(number, Piece::End(end));
                 }
             });
         }
@@ -150,7 +151,7 @@ struct On {
     done: usize,
     /// The others, in their order.
     videos: VecDeque<OfVideo>,
-    /// Nobody wants more.
+    /// Nobody wants more, or there will be no more.
     over: bool,
 }
 
@@ -173,15 +174,20 @@ impl Road {
             if on.over || on.begun == self.files {
                 return None;
             }
-            // One that is being decoded may come to fill its part, whatever lies there now.
-            let taken: usize = on.videos.iter().map(|v| if v.ended { v.pieces.len() } else { WAITING }).sum();
-            if taken + WAITING <= self.room {
+            if self.has_room(&on) {
                 on.videos.push_back(OfVideo::default());
                 on.begun += 1;
                 return Some(on.begun - 1);
             }
             on = self.left.wait(on).unwrap_or_else(|e| e.into_inner());
         }
+    }
+
+    /// Whether another video may be begun.
+    fn has_room(&self, on: &On) -> bool {
+        // One that is being decoded may come to fill its part, whatever lies there now.
+        let taken: usize = on.videos.iter().map(|v| if v.ended { v.pieces.len() } else { WAITING }).sum();
+        taken + WAITING <= self.room
     }
 
     /// Waits until there is room for a piece of file `number`; false if nobody wants it.
@@ -211,7 +217,7 @@ impl Road {
     fn take(&self) -> Option<(usize, Piece)> {
         let mut on = self.on();
         loop {
-            if on.done == self.files {
+            if on.over || on.done == self.files {
                 return None;
             }
             let number = on.done;
@@ -230,21 +236,19 @@ impl Road {
     fn close(&self) {
         self.on().over = true;
         self.left.notify_all();
+        self.came.notify_all();
     }
 }
 
-/// Puts the end of a file on the road, whatever becomes of the thread that decodes it.
-struct Last<'a> {
-    road: &'a Road,
-    number: usize,
-    end: Option<Result<Vec<String>>>,
-}
+/// Closes the road when a thread that decodes panics: whoever waited for its video would wait for ever, and the scope,
+/// which hands the panic on, for them.
+struct Guard<'a>(&'a Road);
 
-impl Drop for Last<'_> {
+impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        // Without a word it has panicked, which the scope hands on.
-        let lost = || Err(Error::config("decoder", "ended without a word", "report it"));
-        self.road.put(self.number, Piece::End(self.end.take().unwrap_or_else(lost)));
+        if std::thread::panicking() {
+            self.0.close();
+        }
     }
 }
 
@@ -315,5 +319,50 @@ fn decode(
             }
             Ok(frames.complaints().to_vec())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_short_videos_are_ready_where_long_ones_are_few() {
+        let road = Road { files: 100, room: 4 * WAITING, ..Road::default() };
+        // Of seven squares each, and their ends.
+        for number in 0..25 {
+            assert_eq!(road.begin(), Some(number));
+            (0..7).for_each(|i| assert!(road.put(number, Piece::Square(i as f32, vec![number as u8]))));
+            assert!(road.put(number, Piece::End(Ok(vec![]))));
+        }
+        assert!(!road.has_room(&road.on()));
+        for number in 0..25 {
+            for i in 0..8 {
+                let (of, piece) = road.take().unwrap();
+                let sound = match &piece {
+                    Piece::Square(second, square) => (*second, square[0]) == (i as f32, number as u8),
+                    Piece::Still(_) => false,
+                    Piece::End(_) => i == 7,
+                };
+                assert!(sound && of == number, "{number}, {i}");
+            }
+        }
+        // Any of these may become long.
+        (25..29).for_each(|number| assert_eq!(road.begin(), Some(number)));
+        assert!(!road.has_room(&road.on()));
+        road.close();
+        assert!(!road.put(25, Piece::Still(0.0)) && road.begin().is_none());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_panicked() {
+        let road = Road { files: 2, room: WAITING, ..Road::default() };
+        let work = || {
+            let _guard = Guard(&road);
+            road.begin();
+            panic!("on purpose");
+        };
+        let ended: std::thread::Result<()> = std::thread::scope(|scope| scope.spawn(work).join());
+        assert!(ended.is_err() && road.take().is_none());
     }
 }
