@@ -264,6 +264,12 @@ impl ShardWriter {
     }
 }
 
+/// Removes what a run that was broken off has left in a native folder.
+pub fn clear(native: &Native) {
+    let known = native.shards().map(|shard| shard.file.clone()).collect();
+    remove_unknown(&native.provenance().path, &known);
+}
+
 /// Removes shards that the manifest does not name, old ones and those of a run that was broken off, and manifests that
 /// never took their place.
 fn remove_unknown(dir: &Path, known: &HashSet<String>) {

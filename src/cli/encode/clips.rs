@@ -245,7 +245,7 @@ impl Job<'_> {
         let new = (0..media.len()).any(|i| !kept(i) && journal.has(&media[i].id, &stamps[i]));
         let changed = new || old.as_ref().is_none_or(|old| old.loses() || self.index && !old.indexed);
         let written = match old {
-            Some(old) if !changed => old.written(),
+            Some(old) if !changed => old.unchanged(),
             old => self.write(&mut journal, about, (&media, &stamps), (old, encoder.dim()))?,
         };
         journal.remove()?;

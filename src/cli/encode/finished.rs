@@ -3,7 +3,7 @@
 use crate::data::index;
 use crate::data::media::Media;
 use crate::data::shard::{MANIFEST, Native};
-use crate::data::shard_writer::{ShardWriter, Written};
+use crate::data::shard_writer::{self, ShardWriter, Written};
 use crate::data::tokens::{About, TokenDtype, TokenSource};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -98,8 +98,9 @@ impl Finished {
         self.gone.iter().filter_map(|i| self.native.file(*i)).map(PathBuf::from).collect()
     }
 
-    /// What it holds.
-    pub fn written(&self) -> Written {
+    /// Leaves it as it is, and hands back what it holds.
+    pub fn unchanged(&self) -> Written {
+        shard_writer::clear(&self.native);
         self.native.written()
     }
 
