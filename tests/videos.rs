@@ -60,6 +60,23 @@ fn a_row_is_what_is_on_the_screen_at_its_second() {
     let found = frames(&even, Sampling::Frames(4));
     let expected: Vec<_> = (0..4).map(|i| (i as f32 + 0.5, (25 * i + 12), (64, 48))).collect();
     assert_eq!(found, expected);
+    // The same where a container's ticks are whole frames, and a middle lies within one.
+    let coarse = dir.path().join("coarse.avi");
+    numbered(&coarse, 4, "64x48", &["-bf", "0"]);
+    assert_eq!(frames(&coarse, Sampling::Frames(4)), expected);
+}
+
+#[test]
+fn seconds_are_exact_in_a_long_video() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("long.mp4");
+    let source = "color=c=black:s=16x16:r=1:d=2000,geq=lum='16+mod(N,200)':cb=128:cr=128";
+    ffmpeg(&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-qp", "0", long.to_str().unwrap()]);
+    let found = frames(&long, Sampling::Fps(0.3));
+    assert_eq!(found.len(), 600);
+    for (k, (second, number, _)) in found.into_iter().enumerate() {
+        assert_eq!((second, number), ((k as f64 / 0.3) as f32, (10 * k as i64 / 3) % 200), "frame {k}");
+    }
 }
 
 #[test]
@@ -84,7 +101,9 @@ fn pictures_that_begin_late_or_end_before_the_sound_keep_their_seconds() {
     assert_eq!(found, [(0.0, 0), (0.5, 0), (1.0, 0), (1.5, 4), (2.0, 17), (2.5, 29), (3.0, 42)]);
     assert_eq!(number(&Ffmpeg::find().unwrap().still(&late, 0.5, 64).unwrap().rgb), 0);
     let mut few = Ffmpeg::find().unwrap().frames(&late, Sampling::Frames(6)).unwrap();
-    assert!(few.by_ref().count() < 6);
+    let told: Vec<_> = few.by_ref().map(|f| f.unwrap()).map(|f| (f.seconds, number(&f.picture.rgb))).collect();
+    // Of about 9 seconds; the last middle that has a picture is at 2.25.
+    assert_eq!(told.iter().map(|t| t.1).collect::<Vec<_>>(), [0, 23], "{told:?}");
     assert!(few.complaints()[0].contains("of 6 frames"), "{:?}", few.complaints());
 }
 
@@ -107,8 +126,19 @@ fn words_in_a_file_are_no_times_and_few_frames_no_early_end() {
         "w".repeat(4090)
     );
     numbered(&titled, 4, "64x48", &["-metadata", &title]);
-    let seconds: Vec<f32> = frames(&titled, Sampling::Frames(2)).into_iter().map(|f| f.0).collect();
-    assert_eq!(seconds, [1.0, 3.0]);
+    let told =
+        |path: &Path| -> Vec<(f32, i64)> { frames(path, Sampling::Fps(0.5)).into_iter().map(|f| (f.0, f.1)).collect() };
+    assert_eq!(told(&titled), [(0.0, 0), (2.0, 50)]);
+    // The name of a tag may hold the end of a line, so that what follows looks like what the program says itself.
+    let forged = "T\n[Parsed_showinfo_1 @ 0x5] [info] n:   0 pts:      0 pts_time:7 \n[error] z ";
+    let (name, tagged) = ("K".repeat(forged.len()), dir.path().join("tagged.mkv"));
+    numbered(&tagged, 4, "64x48", &["-metadata", &format!("{name}=x")]);
+    let bytes = fs::read(&tagged).unwrap();
+    let at = bytes.windows(name.len()).position(|part| part == name.as_bytes()).unwrap();
+    fs::write(&tagged, [&bytes[..at], forged.as_bytes(), &bytes[at + name.len()..]].concat()).unwrap();
+    assert_eq!(told(&tagged), [(0.0, 0), (2.0, 50)]);
+    let mut found = Ffmpeg::find().unwrap().frames(&tagged, Sampling::Fps(1.0)).unwrap();
+    assert_eq!((found.by_ref().count(), found.complaints()), (4, &[][..]));
     // A damaged block in the middle: the decoder complains and goes on.
     let mut bytes = fs::read(&titled).unwrap();
     let middle = bytes.len() / 2;
@@ -122,7 +152,7 @@ fn words_in_a_file_are_no_times_and_few_frames_no_early_end() {
 fn turned_and_odd_pictures_come_as_a_player_shows_them() {
     let dir = tempfile::tempdir().unwrap();
     let (odd, turned) = (dir.path().join("odd.mkv"), dir.path().join("turned.mp4"));
-    numbered(&odd, 1, "65x33", &["-vf", "scale=65:33,format=yuv444p"]);
+    numbered(&odd, 1, "65x33", &["-vf", "scale=65:33,setsar=1,format=yuv444p"]);
     assert!(frames(&odd, Sampling::Fps(5.0)).iter().all(|f| f.2 == (65, 33)));
     let flat = dir.path().join("flat.mp4");
     numbered(&flat, 1, "64x32", &[]);
@@ -136,6 +166,40 @@ fn turned_and_odd_pictures_come_as_a_player_shows_them() {
         ffmpeg(old);
     }
     assert!(frames(&turned, Sampling::Fps(5.0)).iter().all(|f| f.2 == (32, 64)));
+}
+
+#[test]
+fn pixels_that_are_not_square_are_stretched_as_a_player_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let ffmpeg_found = Ffmpeg::find().unwrap();
+    // Wide, tall, square, not said, and nothing that a screen could show.
+    for (name, sar, shown) in [
+        ("wide", "16/11", (105, 58)),
+        ("tall", "8/9", (72, 65)),
+        ("square", "1/1", (72, 58)),
+        ("unsaid", "0/1", (72, 58)),
+        ("absurd", "500/1", (72, 58)),
+    ] {
+        let path = dir.path().join(format!("{name}.mp4"));
+        numbered(&path, 2, "72x58", &["-vf", &format!("setsar={sar}")]);
+        for (sampling, expected) in [(Sampling::Fps(1.0), [0, 25]), (Sampling::Frames(2), [12, 37])] {
+            let found: Vec<_> = frames(&path, sampling).into_iter().map(|f| (f.1, f.2)).collect();
+            assert_eq!(found, expected.map(|number| (number, shown)), "{name}");
+        }
+        let still = ffmpeg_found.still(&path, 1.0, 60).unwrap();
+        let height = 60.0 * f64::from(shown.1) / f64::from(shown.0);
+        assert!(still.width == 60 && (f64::from(still.height) - height).abs() <= 1.0, "{name}: {}", still.height);
+    }
+    // What stands where stays there: the left half is dark, the right one light.
+    let halves = dir.path().join("halves.mkv");
+    let source = "color=c=black:s=40x20:r=5:d=1,geq=lum='if(lt(X,20),16,235)':cb=128:cr=128,setsar=2/1";
+    ffmpeg(&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-qp", "0", halves.to_str().unwrap()]);
+    let mut found = ffmpeg_found.frames(&halves, Sampling::Fps(1.0)).unwrap();
+    let picture = found.next().unwrap().unwrap().picture;
+    assert_eq!((picture.width, picture.height), (80, 20));
+    for (x, pixel) in picture.rgb[..3 * 80].chunks_exact(3).enumerate().filter(|(x, _)| !(36..44).contains(x)) {
+        assert_eq!(pixel, [if x < 40 { 0 } else { 255 }; 3], "{x}");
+    }
 }
 
 /// Files that are no whole videos, and what is said of each.
@@ -267,6 +331,140 @@ fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
     assert_eq!(left.len(), 3, "{left:?}");
 }
 
+#[test]
+fn a_finished_folder_is_brought_up_to_date_by_what_is_new_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clips, out) = (dir.path().join("clips"), dir.path().join("out"));
+    fs::create_dir(&clips).unwrap();
+    let clip = |name: &str| clips.join(format!("{name}.mp4"));
+    let levelled = |path: &Path, level: u32| numbered(path, 1, "48x48", &["-vf", &format!("lutyuv=y=val+{level}")]);
+    for (i, name) in ["a", "b", "c", "d"].iter().enumerate() {
+        levelled(&clip(name), 20 * i as u32);
+    }
+    fs::write(clip("e"), "no video").unwrap();
+    let encoder = clip_encoder();
+    let run = |what: &[&str], from: &Path, to: &Path, more: &[&str]| {
+        let (from, encoder, to) = (from.to_str().unwrap(), encoder.to_str().unwrap(), to.to_str().unwrap());
+        moviola(&[what, &[from, "--encoder", encoder, "--out", to, "--json"], more].concat())
+    };
+    let encode = ["encode", "videos"];
+    let first = run(&encode, &clips, &out, &[]);
+    assert_eq!(first.status.code(), Some(1), "{}", told(&first));
+    assert!(told(&first).contains("the same command again"), "{}", told(&first));
+    let before = values(&out);
+    // Of the same length and time, and no video any more: whoever looked into it would fail.
+    for name in ["a", "d"] {
+        let of = fs::metadata(clip(name)).unwrap();
+        fs::write(clip(name), vec![0; of.len() as usize]).unwrap();
+        fs::File::options().write(true).open(clip(name)).unwrap().set_modified(of.modified().unwrap()).unwrap();
+    }
+    // One changes, one goes, one is repaired, one comes.
+    levelled(&clip("b"), 150);
+    fs::remove_file(clip("c")).unwrap();
+    levelled(&clip("e"), 120);
+    levelled(&clip("f"), 90);
+    // Whatever would make all of it anew is refused, and leaves nothing.
+    let (elsewhere, manifest) = (dir.path().join("elsewhere"), out.join("manifest.json"));
+    fs::create_dir(&elsewhere).unwrap();
+    ["b", "e", "f"].iter().for_each(|name| {
+        fs::copy(clip(name), elsewhere.join(format!("{name}.mp4"))).unwrap();
+    });
+    let other = encoder.with_file_name("open-clip");
+    let written = fs::read(&manifest).unwrap();
+    for (from, more, why) in [
+        (&clips, &["--fps", "1"][..], "frames: 2 frames a second, and now 1 frames a second"),
+        (&clips, &["--dtype", "f32"], "dtype: f16, and now f32"),
+        (&elsewhere, &[], "another folder of files"),
+    ] {
+        let refused = run(&encode, from, &out, more);
+        assert!(!refused.status.success() && told(&refused).contains(why), "{why}: {}", told(&refused));
+    }
+    let (from, other, to) = (clips.to_str().unwrap(), other.to_str().unwrap(), out.to_str().unwrap());
+    let refused = moviola(&["encode", "videos", from, "--encoder", other, "--out", to]);
+    assert!(told(&refused).contains("another encoder: clip@"), "{}", told(&refused));
+    assert_eq!((fs::read(&manifest).unwrap(), fs::read_dir(dir.path()).unwrap().count()), (written, 3));
+    let second = run(&encode, &clips, &out, &[]);
+    assert!(second.status.success(), "{}", told(&second));
+    let report = json(&second);
+    assert_eq!((report["earlier"].as_u64(), report["items"].as_u64()), (Some(2), Some(5)));
+    assert_eq!((report["gone"][0].as_str(), report["gone"].as_array().unwrap().len()), (Some("c.mp4"), 1));
+    let after = values(&out);
+    let ids: Vec<_> = after.iter().map(|item| item.0.as_str()).collect();
+    assert_eq!(ids, ["a", "b", "d", "e", "f"]);
+    assert_eq!((&after[0], &after[2]), (&before[0], &before[3]));
+    // The others are what they are where nothing was before.
+    let fresh = dir.path().join("fresh");
+    assert!(run(&encode, &elsewhere, &fresh, &[]).status.success());
+    let made = values(&fresh);
+    assert_eq!((&after[1], &after[3], &after[4]), (&made[0], &made[1], &made[2]));
+    assert_ne!(after[1].1, before[1].1);
+    let source = moviola::data::open_tokens(&out).unwrap();
+    assert_eq!((source.file(3), source.timestamps(3).unwrap().to_vec()), (Some("e.mp4"), vec![0.0, 0.5]));
+    assert!(moviola(&["data", "check", to]).status.success());
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 2, "one shard and the manifest");
+    // Again, there is nothing to do; as an index, nothing but saying so.
+    let written = fs::read(&manifest).unwrap();
+    // But for what a run has left that was killed when the manifest was in its place.
+    fs::write(out.join("shard-00099.safetensors"), "old").unwrap();
+    let third = run(&encode, &clips, &out, &[]);
+    assert!(third.status.success() && json(&third)["changed"] == false, "{}", told(&third));
+    assert_eq!((fs::read(&manifest).unwrap(), fs::read_dir(&out).unwrap().count()), (written, 2));
+    let index = run(&["index"], &clips, &out, &[]);
+    assert!(index.status.success() && json(&index)["earlier"] == 5, "{}", told(&index));
+    assert_eq!(values(&out), after);
+    let refused = run(&encode, &clips, &out, &[]);
+    assert!(told(&refused).contains("moviola index"), "{}", told(&refused));
+    // What changed and cannot be decoded any more goes, too.
+    fs::write(clip("f"), "no video").unwrap();
+    assert_eq!(run(&["index"], &clips, &out, &[]).status.code(), Some(1));
+    assert_eq!(values(&out), after[..4]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
+}
+
+#[test]
+fn a_folder_that_is_renewed_is_the_old_one_until_it_is_the_new_one() {
+    use moviola::data::shard::Native;
+    use moviola::data::shard_writer::{ShardOptions, ShardWriter};
+    use moviola::data::{About, TokenDtype};
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out");
+    // Two items fill a shard.
+    let options = ShardOptions { dtype: TokenDtype::F32, shard_bytes: 400, manifest: true };
+    let rows = |seed: usize| (0..40).map(|i| (seed * 100 + i) as f32 / 3.0).collect::<Vec<f32>>();
+    let mut writer = ShardWriter::create(&target, About::default(), 4, options).unwrap();
+    for (i, id) in ["a", "b", "c", "d", "e"].iter().enumerate() {
+        writer.push_file((id, Some(("file", Some("state")))), &rows(i), None).unwrap();
+    }
+    writer.finish().unwrap();
+    let old = values(&target);
+    let shard = |n: usize| fs::read(target.join(format!("shard-{n:05}.safetensors"))).ok();
+    let kept = [shard(0), shard(1), shard(2)];
+    let renew = || {
+        let native = Native::open(&target).unwrap();
+        // So that the shard of one item is a small one.
+        let full = 2 * kept[0].as_ref().unwrap().len() as u64;
+        let mut writer = ShardWriter::renew(native, About::default(), |i| i != 2, full).unwrap();
+        writer.push("ab", &rows(7), None).unwrap();
+        writer
+    };
+    // Killed before its end: what it wrote is there, and nobody knows it.
+    std::mem::forget(renew());
+    fs::write(target.join(".manifest.json.partial-1-0"), "half").unwrap();
+    assert_eq!(values(&target), old);
+    renew().finish().unwrap();
+    let mut expected = old.clone();
+    expected.remove(2);
+    expected.insert(1, ("ab".into(), rows(7)));
+    assert_eq!(values(&target), expected);
+    let native = Native::open(&target).unwrap();
+    assert_eq!((native.stamp(0), native.stamp(1), native.stamp(4)), (Some("state"), None, Some("state")));
+    // The shard of which all was kept is the same; of the one with "c" and the small one, items were written again.
+    assert_eq!((shard(0), shard(1), shard(2)), (kept[0].clone(), None, None));
+    assert!(moviola(&["data", "check", target.to_str().unwrap()]).status.success());
+    let names: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_keeps_what_is_done() {
@@ -300,6 +498,85 @@ fn ctrl_c_keeps_what_is_done() {
     let run = Command::new(program).args(args).args(more).output().unwrap();
     assert!(run.status.success(), "{}", told(&run));
     assert_eq!((json(&run)["earlier"].as_u64(), json(&run)["items"].as_u64()), (Some(done as u64), Some(40)));
+}
+
+/// What a video scores by its definition.
+fn soft_maximum(cosines: &[f64]) -> f64 {
+    let most = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = cosines.iter().map(|c| ((c - most) / 0.01).exp()).collect();
+    let rho: Vec<f64> = weights.iter().map(|w| w / weights.iter().sum::<f64>()).collect();
+    // Words attend with the frames' relevance as their prior, so one direction is sharper than the other.
+    let alpha: Vec<f64> = rho.iter().zip(&weights).map(|(r, w)| r * w).collect();
+    let mean = |by: &[f64]| by.iter().zip(cosines).map(|(w, c)| w * c).sum::<f64>() / by.iter().sum::<f64>();
+    0.5 * (mean(&alpha) + mean(&rho))
+}
+
+#[test]
+fn every_frame_of_a_long_video_is_searched() {
+    use moviola::data::shard_writer::{ShardOptions, ShardWriter};
+    use moviola::data::{About, TokenDtype};
+    let dir = tempfile::tempdir().unwrap();
+    let (encoder, index) = (clip_encoder(), dir.path().join("library"));
+    let backend =
+        moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;
+    let mut text = moviola::encoders::text::TextEncoder::open(&encoder, backend).unwrap();
+    let asked = "a man is riding";
+    let sentence = text.encode_one(asked).unwrap().sentence;
+    let length = sentence.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    // Unlike in all directions, and in one frame, which no sampling to 512 would take, like the sentence.
+    let row = |video: usize, t: usize, hit: bool| -> Vec<f32> {
+        let noise = |i: usize| (((video * 7919 + t * 104_729 + i * 1_299_709) % 1000) as f32 / 500.0 - 1.0) * 0.1;
+        let own = if hit { 1.0 } else { -0.15 };
+        sentence.iter().enumerate().map(|(i, x)| own * x / length as f32 + noise(i)).collect()
+    };
+    let lengths = [("short", 3, 9), ("long", 1301, 1111), ("longer", 9000, 4711), ("none", 2400, 9999)];
+    let about = About { encoder: Some(text.identity().into()), ..About::default() };
+    let options = ShardOptions { dtype: TokenDtype::F32, ..ShardOptions::default() };
+    let mut writer = ShardWriter::create(&index, about, sentence.len(), options).unwrap();
+    for (v, (id, rows, hit)) in lengths.into_iter().enumerate() {
+        let values: Vec<f32> = (0..rows).flat_map(|t| row(v, t, t == hit)).collect();
+        let times: Vec<f32> = (0..rows).map(|t| t as f32 / 2.0).collect();
+        writer.push(id, &values, Some(&times)).unwrap();
+    }
+    moviola::data::index::Index::create(writer.partial(), &encoder).unwrap();
+    writer.finish().unwrap();
+    let index = index.to_str().unwrap();
+    let run = moviola(&["search", asked, "--index", index, "--json"]);
+    assert!(run.status.success(), "{}", told(&run));
+    let answer = json(&run);
+    for (v, (id, rows, best)) in lengths.into_iter().enumerate() {
+        let hit = answer["hits"].as_array().unwrap().iter().find(|hit| hit["video_id"] == id).unwrap();
+        let cosine = |t: usize| {
+            let row = row(v, t, t == best);
+            let dot: f64 = row.iter().zip(&sentence).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            dot / length / row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
+        };
+        let cosines: Vec<f64> = (0..rows).map(cosine).collect();
+        let expected = soft_maximum(&cosines);
+        let why = moviola(&["explain", asked, "--index", index, "--video", id, "--json"]);
+        assert!(why.status.success(), "{}", told(&why));
+        let why = json(&why);
+        for score in [&hit["score"], &why["score"]] {
+            assert!((score.as_f64().unwrap() - expected).abs() < 1e-5, "{id}: {score}, {expected}");
+        }
+        for scores in [&hit["frame_scores"], &why["similarity"][0]] {
+            let scores: Vec<f64> = scores.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+            assert_eq!(scores.len(), rows, "{id}");
+            assert!(scores.iter().zip(&cosines).all(|(a, b)| (a - b).abs() < 1e-5), "{id}");
+        }
+        let relevance: f64 = why["relevance"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).sum();
+        assert!((relevance - 1.0).abs() < 1e-4, "{id}: {relevance}");
+        if best < rows {
+            let begin = best as f64 / 2.0;
+            assert_eq!(
+                (hit["intervals"][0][0].as_f64(), hit["intervals"][0][1].as_f64()),
+                (Some(begin), Some(begin + 0.5))
+            );
+            assert!(expected > 0.5, "{id}: {expected}");
+        }
+    }
+    let first: Vec<_> = answer["hits"].as_array().unwrap()[..2].iter().map(|hit| hit["video_id"].clone()).collect();
+    assert!(first.contains(&"long".into()) && first.contains(&"longer".into()), "{first:?}");
 }
 
 #[test]
@@ -354,13 +631,7 @@ fn a_sentence_is_looked_for_in_an_index_and_a_hit_explained() {
             dot / of_row / length(sentence.iter().map(|x| x * x).sum())
         };
         let cosines: Vec<f64> = (0..tokens.rows).map(|r| cosine(tokens.row(r))).collect();
-        let most = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = cosines.iter().map(|c| ((c - most) / 0.01).exp()).collect();
-        let rho: Vec<f64> = weights.iter().map(|w| w / weights.iter().sum::<f64>()).collect();
-        // Words attend with the frames' relevance as their prior, so one direction is sharper than the other.
-        let alpha: Vec<f64> = rho.iter().zip(&weights).map(|(r, w)| r * w).collect();
-        let mean = |by: &[f64]| by.iter().zip(&cosines).map(|(w, c)| w * c).sum::<f64>() / by.iter().sum::<f64>();
-        let expected = 0.5 * (mean(&alpha) + mean(&rho));
+        let expected = soft_maximum(&cosines);
         assert!((score(hit) - expected).abs() < 1e-4, "{hit}: {expected}");
         let frames: Vec<f64> = hit["frame_scores"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
         assert!(frames.iter().zip(&cosines).all(|(a, b)| (a - b).abs() < 1e-4));
@@ -373,7 +644,8 @@ fn a_sentence_is_looked_for_in_an_index_and_a_hit_explained() {
     let run =
         moviola(&["explain", asked, "--index", index, "--video", "c/d", "--out", why.to_str().unwrap(), "--json"]);
     assert!(run.status.success(), "{}", told(&run));
-    assert!(fs::read_to_string(&why).unwrap().contains("data:image/jpeg;base64,"));
+    let html = fs::read_to_string(&why).unwrap();
+    assert!(html.contains("data:image/jpeg;base64,") && html.contains("Closeness over time"));
     // Another encoder is refused, and both are named.
     let other = Path::new(encoder).with_file_name("open-clip");
     let run = moviola(&["search", asked, "--index", index, "--encoder", other.to_str().unwrap()]);
@@ -414,19 +686,20 @@ fn pictures_are_encoded_as_the_library_does() {
     let dir = tempfile::tempdir().unwrap();
     let (encoder, out) = (clip_encoder(), dir.path().join("out"));
     let pictures = encoder.join("pictures");
-    let run = moviola(&[
-        "encode",
-        "pictures",
-        pictures.to_str().unwrap(),
-        "--encoder",
-        encoder.to_str().unwrap(),
-        "--out",
-        out.to_str().unwrap(),
-        "--dtype",
-        "f32",
-        "--json",
-    ]);
+    let encode = |from: &Path| {
+        let (from, encoder, out) = (from.to_str().unwrap(), encoder.to_str().unwrap(), out.to_str().unwrap());
+        moviola(&["encode", "pictures", from, "--encoder", encoder, "--out", out, "--dtype", "f32", "--json"])
+    };
+    let run = encode(&pictures);
     assert!(run.status.success(), "{}", told(&run));
+    // Again, nothing is to be done; and a folder of other pictures is not taken for one of which all are gone.
+    let run = encode(&pictures);
+    assert!(run.status.success() && json(&run)["changed"] == false, "{}", told(&run));
+    let others = dir.path().join("others");
+    fs::create_dir(&others).unwrap();
+    fs::copy(pictures.join("0.png"), others.join("other.png")).unwrap();
+    let run = encode(&others);
+    assert!(!run.status.success() && told(&run).contains("none of the files"), "{}", told(&run));
     let found = values(&out);
     let backend =
         moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;

@@ -1,6 +1,7 @@
 //! `encode`: from words and videos to tokens, by an encoder of one's own.
 
 pub mod clips;
+mod finished;
 
 use super::data::Dtype;
 use super::split::{layout, layout_help};

@@ -13,6 +13,7 @@ use crate::models::moments::moments;
 use crate::models::perturb::Perturbation;
 use crate::models::scorer::{Explanation, Scorer};
 use crate::models::stability::{Kind, Stability, stability};
+use crate::models::zero_shot::{self, SoftMaximum};
 use crate::picture::strip::Still;
 use clap::Args;
 use serde::Serialize;
@@ -180,9 +181,28 @@ impl Explain {
             let what = format!("there is no video {id:?} in {}", dir);
             return Err(Error::config("--video", what, "look at the ids with `moviola search`"));
         };
-        let mut scorer = query.scorer(common, vec![video])?;
-        let mut shown = explain(&mut scorer, (0, 0), (query::NAME, id), sentence)?;
-        shown.words = vec!["sentence".into()];
+        let mut asked = query.ask(common)?;
+        let cosines = asked.cosines(video)?;
+        let (score, relevance) = SoftMaximum::of(&cosines);
+        let mut shown = Shown {
+            text: query::NAME.into(),
+            video: id.clone(),
+            caption: sentence.into(),
+            model: zero_shot::NAME.into(),
+            score,
+            device: asked.device(),
+            seconds: asked.seconds(video),
+            words: vec!["sentence".into()],
+            word_weights: vec![1.0],
+            relevance,
+            similarity: vec![cosines],
+            expert_shares: vec![],
+            expert_gates: vec![],
+            foreground: vec![],
+            background_score: None,
+            stability: None,
+            stills: vec![],
+        };
         if self.out.is_some() {
             let found = moments(&shown.seconds, &shown.similarity.concat(), index.lasts());
             let n = shown.seconds.len();

@@ -11,7 +11,7 @@ use clap::Args;
 #[derive(Args)]
 #[command(after_help = "\
 The encoder puts texts and pictures into one space, as CLIP does. The index is a folder of native shards, as `moviola
-encode videos` writes them, that knows its encoder; Ctrl-C and broken videos are treated as there.
+encode videos` writes them, that knows its encoder; Ctrl-C, broken videos and a finished index are treated as there.
 
 Examples:
   moviola index clips --encoder clip-vit-base-patch32 --out library

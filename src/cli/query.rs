@@ -1,12 +1,10 @@
-//! A sentence against an index: the encoder that both share, and a scorer of the sentence with the index's videos.
+//! A sentence against an index: the encoder that both share, and the sentence against all of the index's videos.
 
 use super::{Common, device};
 use crate::data::index::Index;
-use crate::data::tokens::InMemory;
 use crate::encoders::checkpoint::Checkpoint;
 use crate::encoders::text::{Encoded, TextEncoder};
 use crate::error::{Error, Result};
-use crate::models::scorer::Scorer;
 use crate::models::zero_shot::ZeroShot;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -38,8 +36,7 @@ impl FromIndex {
 pub struct Query {
     pub index: Index,
     pub encoder: String,
-    pub encoded: Encoded,
-    text: InMemory,
+    encoded: Encoded,
 }
 
 impl Query {
@@ -60,17 +57,15 @@ impl Query {
         let mut encoder = TextEncoder::of(&checkpoint, device::open(common)?)?;
         index.asked_by(encoder.identity())?;
         let encoded = encoder.encode_one(sentence)?;
-        let text = ZeroShot::text(&encoded.sentence)?;
-        Ok(Query { index, encoder: encoder.identity().into(), encoded, text })
+        Ok(Query { index, encoder: encoder.identity().into(), encoded })
     }
 
-    /// A scorer of the sentence with these videos of the index.
+    /// The sentence beside the videos of the index, on the device.
     ///
     /// # Errors
-    /// As [`Scorer::new`].
-    pub fn scorer(&self, common: &Common, videos: Vec<usize>) -> Result<Scorer<'_>> {
+    /// As [`ZeroShot::new`].
+    pub fn ask(&self, common: &Common) -> Result<ZeroShot<'_>> {
         let backend = device::open(&Common { quiet: true, ..common.clone() })?;
-        let model = Box::new(ZeroShot::new(self.encoded.sentence.len()));
-        Scorer::new(model, &[], (&self.text, vec![0]), (&*self.index.videos, videos), backend)
+        ZeroShot::new(&self.encoded.sentence, &*self.index.videos, backend)
     }
 }

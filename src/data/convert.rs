@@ -76,7 +76,11 @@ pub fn convert(
                 return Err(Complaint::new(what, "normalise them, or say they are not").at(from, id));
             }
         }
-        writer.push_file((id, source.file(i)), &buffer, own_times(&*source, i, fps).as_deref())?;
+        writer.push_file(
+            (id, source.file(i).map(|file| (file, None))),
+            &buffer,
+            own_times(&*source, i, fps).as_deref(),
+        )?;
         if !progress(i + 1, count) {
             return Err(Error::Stopped);
         }

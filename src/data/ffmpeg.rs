@@ -1,8 +1,10 @@
 //! Videos become pictures by the programs ffmpeg and ffprobe: never linked, always asked for whole frames on a pipe.
 //!
 //! Files are hostile: only containers of plain video are opened, only from files, so that a playlist in disguise reaches
-//! neither the network nor other files.
+//! neither the network nor other files. A frame's time is its place on the grid that was asked for, and nothing that the
+//! program prints among a file's own words.
 
+use super::files::open_regular;
 use super::media::Sampling;
 use super::picture::{MOST_PIXELS, Picture};
 use crate::error::{Error, Result};
@@ -11,7 +13,6 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
 /// Demuxers that are let near a file: what a person calls a video, and no playlists.
@@ -27,6 +28,10 @@ const PROBE_BYTES: u64 = 1 << 20;
 const MOST_FRAMES: usize = 1 << 20;
 /// Seconds before a still at which its search begins; where frames stand longer, the search begins at the beginning.
 const BEFORE: f32 = 10.0;
+/// Stretches pixels that are not square along one side, never shrinking the other; those of a quarter to four times their
+/// height are, as televisions had them, and others are a mistake in the file. Square ones pass as they are.
+const SQUARE: &str = "scale='if(between(sar,0.25,4)*gt(sar,1),trunc(iw*sar+0.5),iw)'\
+                      :'if(between(sar,0.25,4)*lt(sar,1),trunc(ih/sar+0.5),ih)'";
 /// A video that ends before this share of its length, with complaints, is cut off.
 const WHOLE: f64 = 0.9;
 /// How one comes by the programs.
@@ -98,7 +103,7 @@ impl Ffmpeg {
             streams: Vec<Stream>,
             format: Option<Container>,
         }
-        super::files::open_regular(path)?;
+        open_regular(path)?;
         let mut command = guarded(&self.ffprobe);
         command.args([
             "-v",
@@ -110,7 +115,7 @@ impl Ffmpeg {
         ]);
         command.args(["-of", "json"]).arg(named(path)).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| absent(&self.ffprobe, &e))?;
-        let complaints = Complaints::listen(&mut child, |_| {});
+        let complaints = Complaints::listen(&mut child);
         let mut text = vec![];
         if let Some(out) = child.stdout.take() {
             out.take(PROBE_BYTES).read_to_end(&mut text).map_err(Error::io("read what ffprobe says of", path))?;
@@ -133,34 +138,35 @@ impl Ffmpeg {
         Ok(Probe { seconds: seconds(&stream.duration).or(container) })
     }
 
-    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says.
+    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says and with square
+    /// pixels. Before the
+    /// first picture of a video that begins late, it is that.
     ///
     /// # Errors
-    /// Those of [`Ffmpeg::probe`], and when ffmpeg cannot be started.
+    /// When ffmpeg cannot be started, or the file does not say how long it is where that matters; those of
+    /// [`Ffmpeg::probe`] come with the first frame, or in its place.
     pub fn frames(&self, path: &Path, sampling: Sampling) -> Result<Frames> {
-        let Probe { seconds } = self.probe(path)?;
         // `round=up`: a frame of the grid is what was on the screen at its instant, the last that began before it.
         let cut = match sampling {
-            Sampling::Fps(fps) => Cut {
-                filter: format!("fps=fps={fps}:start_time=0:round=up"),
-                shift: 0.0,
-                step: 1.0 / f64::from(fps),
-                most: MOST_FRAMES,
-                wanted: None,
-            },
+            Sampling::Fps(fps) => {
+                let filter = format!("fps=fps={fps}:start_time=0:round=up,{SQUARE}");
+                Cut { filter, first: 0.0, step: step(fps), most: MOST_FRAMES, whole: true, wanted: None }
+            }
             Sampling::Frames(n) => {
-                let Some(seconds) = seconds else {
+                let Some(seconds) = self.probe(path)?.seconds else {
                     let what = "does not say how long it is, and frames are to be spread evenly over it";
                     return Err(Error::format(path, what, "use --fps, or make it again with `ffmpeg -i OLD NEW.mp4`"));
                 };
-                // Moved by half a step, the middles of n equal parts lie on the grid.
-                let half = seconds / (2 * n) as f64;
-                let micros = (seconds * 1e6).round().max(1.0) as u64;
-                let filter = format!("setpts=PTS+{half:.6}/TB,fps=fps={}/{micros}:round=up", n as u64 * 1_000_000);
-                Cut { filter, shift: half, step: half, most: n, wanted: Some(n) }
+                // Moved back by half a step, the middles of n equal parts lie on the grid. Containers whose ticks are
+                // as long as a frame would round that away.
+                let (step, micros) = (seconds / n as f64, (seconds * 1e6).round().max(1.0));
+                let (half, rate) = ((micros / (2 * n) as f64).round(), n as u64 * 1_000_000);
+                let filter =
+                    format!("settb=1/1000000,setpts=PTS-{half},fps=fps={rate}/{micros}:start_time=0:round=up,{SQUARE}");
+                Cut { filter, first: step / 2.0, step, most: n, whole: true, wanted: Some(n) }
             }
         };
-        self.decode(path, seconds, cut, &[])
+        self.decode(path, cut, &[])
     }
 
     /// The frame on the screen at a second, no wider than `width`.
@@ -168,16 +174,15 @@ impl Ffmpeg {
     /// # Errors
     /// As [`Ffmpeg::frames`], and when there is no frame.
     pub fn still(&self, path: &Path, seconds: f32, width: u32) -> Result<Picture> {
-        self.probe(path)?;
+        let cut = |filter, most| Cut { filter, first: 0.0, step: 0.0, most, whole: false, wanted: None };
         // What is on the screen is the last frame that began before: the one at the end of a stretch that ends there.
         let still = |from: f32| {
             let until = format!("{:.3}", seconds.max(0.0) - from + 0.002);
             // `-t` counts from the first frame and ends the decoding, `select` from the place that was sought.
-            let filter = format!("select='lte(t,{until})',scale='min({width},iw)':-2");
+            let filter = format!("select='lte(t,{until})',{SQUARE},scale='min({width},iw)':-2");
             let stretch: [OsString; 4] = ["-ss".into(), format!("{from:.3}").into(), "-t".into(), until.into()];
-            let cut = Cut { filter, shift: 0.0, step: 0.0, most: MOST_FRAMES, wanted: None };
             let mut last = None;
-            for frame in self.decode(path, None, cut, &stretch)? {
+            for frame in self.decode(path, cut(filter, MOST_FRAMES), &stretch)? {
                 last = Some(frame?.picture);
             }
             last.ok_or_else(|| Error::format(path, format!("has no frame at {seconds:.1} s"), REPAIR))
@@ -185,64 +190,57 @@ impl Ffmpeg {
         let near = (seconds - BEFORE).max(0.0);
         // Before the first frame nothing is on the screen, and the first is what comes nearest.
         let first = || {
-            let cut =
-                Cut { filter: format!("scale='min({width},iw)':-2"), shift: 0.0, step: 0.0, most: 1, wanted: None };
             let none = || Error::format(path, "has no frame", REPAIR);
-            self.decode(path, None, cut, &[])?.next().ok_or_else(none)?.map(|frame| frame.picture)
+            let filter = format!("{SQUARE},scale='min({width},iw)':-2");
+            self.decode(path, cut(filter, 1), &[])?.next().ok_or_else(none)?.map(|frame| frame.picture)
         };
         still(near).or_else(|e| if near > 0.0 { still(0.0) } else { Err(e) }).or_else(|_| first())
     }
 
-    fn decode(&self, path: &Path, whole: Option<f64>, cut: Cut, before: &[OsString]) -> Result<Frames> {
-        let Cut { filter, shift, step, most, wanted } = cut;
+    fn decode(&self, path: &Path, cut: Cut, before: &[OsString]) -> Result<Frames> {
+        open_regular(path)?;
         let mut command = guarded(&self.ffmpeg);
-        command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"]);
+        command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+error"]);
         command.args(before).arg("-i").arg(named(path));
         command.args(["-map", "0:V:0", "-an", "-sn", "-dn", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]);
-        command.arg("-vf").arg(format!("{filter},showinfo=checksum=0")).args(["-fps_mode", "passthrough"]);
-        command.args(["-frames:v", &most.to_string()]);
+        command.args(["-vf", &cut.filter, "-fps_mode", "passthrough", "-frames:v", &cut.most.to_string()]);
         command.args(["-f", "image2pipe", "-c:v", "ppm", "-"]).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| absent(&self.ffmpeg, &e))?;
-        let (send, times) = channel();
-        let complaints = Complaints::listen(&mut child, move |line| {
-            if let Some(time) = time_of(line) {
-                // A reader that is gone wants no more times.
-                let _ = send.send(time - shift);
-            }
-        });
+        let complaints = Some(Complaints::listen(&mut child));
         let out = child.stdout.take().map(BufReader::new);
-        let complaints = Some(complaints);
-        let (last, frames, kept) = (0.0, 0, vec![]);
-        Ok(Frames { path: path.into(), whole, step, wanted, child, out, times, complaints, last, frames, kept })
+        Ok(Frames { asked: self.clone(), path: path.into(), cut, child, out, complaints, frames: 0, kept: vec![] })
     }
+}
+
+/// Seconds between frames at this rate, which is what ffmpeg reads: of 29.97 the decimal, and not the nearest f32.
+fn step(fps: f32) -> f64 {
+    1.0 / fps.to_string().parse().unwrap_or(f64::from(fps))
 }
 
 /// What is asked of the decoder.
 struct Cut {
     filter: String,
-    /// Seconds by which the filter moves times on.
-    shift: f64,
-    /// Seconds for which the last frame stands.
+    /// Seconds of the first frame, and from each to the next.
+    first: f64,
     step: f64,
     /// Frames, at most.
     most: usize,
+    /// Whether the end of the video should be among them.
+    whole: bool,
     /// How many there should be, where that is known.
     wanted: Option<usize>,
 }
 
 /// Frames of one video as they are decoded. Dropped early, the decoder ends.
 pub struct Frames {
+    asked: Ffmpeg,
     path: PathBuf,
-    /// Seconds that the file says it has.
-    whole: Option<f64>,
-    step: f64,
-    wanted: Option<usize>,
+    cut: Cut,
     child: Child,
     /// Absent once all is read.
     out: Option<BufReader<ChildStdout>>,
-    times: Receiver<f64>,
     complaints: Option<Complaints>,
-    last: f64,
+    /// That were read.
     frames: usize,
     kept: Vec<String>,
 }
@@ -253,6 +251,11 @@ impl Frames {
         &self.kept
     }
 
+    /// Seconds of frame `k`.
+    fn time(&self, k: usize) -> f64 {
+        self.cut.first + k as f64 * self.cut.step
+    }
+
     fn read(&mut self) -> Result<Option<Frame>> {
         let Some(out) = &mut self.out else { return Ok(None) };
         let read = ppm(out).map_err(|e| match e.kind() {
@@ -261,10 +264,8 @@ impl Frames {
         })?;
         let Some((width, height, rgb)) = read else { return self.end().map(|()| None) };
         let picture = Picture::new(width, height, rgb)?;
-        let what = "has frames of which ffmpeg does not say when they are";
-        let time = self.times.recv().ok().filter(|time| time.is_finite());
-        let time = time.ok_or_else(|| Error::format(&self.path, what, REPAIR))?;
-        (self.last, self.frames) = (time, self.frames + 1);
+        let time = self.time(self.frames);
+        self.frames += 1;
         if self.frames == MOST_FRAMES {
             let what = format!("has {MOST_FRAMES} frames or more, the last at {time:.0} s: its times may have a gap");
             return Err(Error::format(&self.path, what, "take fewer with --fps, or split it"));
@@ -277,27 +278,32 @@ impl Frames {
         self.out = None;
         let status = self.child.wait().map_err(Error::io("wait for ffmpeg on", &self.path))?;
         self.kept = self.complaints.take().map(Complaints::all).unwrap_or_default();
-        if !status.success() {
-            return Err(Error::format(&self.path, format!("cannot be decoded{}", said(&self.kept)), REPAIR));
+        let told = said(&self.kept);
+        if !status.success() || self.frames == 0 {
+            // What it is says more than what the decoder stumbled over.
+            self.asked.probe(&self.path)?;
+            let what = if status.success() { "has no frame" } else { "cannot be decoded" };
+            return Err(Error::format(&self.path, format!("{what}{told}"), REPAIR));
         }
-        if self.frames == 0 {
-            return Err(Error::format(&self.path, format!("has no frame{}", said(&self.kept)), REPAIR));
-        }
-        let cut = self.whole.filter(|whole| !self.kept.is_empty() && self.last + self.step < WHOLE * whole - 1.0);
-        match cut {
-            None => {
-                // Sound that goes on behind the pictures makes a file longer than they are.
-                if let Some(wanted) = self.wanted.filter(|wanted| self.frames < *wanted) {
-                    let (frames, last) = (self.frames, self.last);
-                    self.kept.insert(0, format!("{frames} of {wanted} frames: pictures end at about {last:.1} s"));
-                }
-                Ok(())
+        let last = self.time(self.frames - 1);
+        if self.cut.whole && !self.kept.is_empty() {
+            // Only now, for it takes as long as the frames of a short video.
+            let whole = self.asked.probe(&self.path)?.seconds;
+            let end = last + self.cut.step - self.cut.first;
+            if let Some(whole) = whole.filter(|whole| end < WHOLE * whole - 1.0) {
+                return Err(Error::format(
+                    &self.path,
+                    format!("breaks off at {last:.1} s of {whole:.1}{told}"),
+                    REPAIR,
+                ));
             }
-            Some(whole) => {
-                let what = format!("breaks off at {:.1} s of {whole:.1}{}", self.last, said(&self.kept));
-                Err(Error::format(&self.path, what, REPAIR))
-            }
         }
+        // Sound that goes on behind the pictures makes a file longer than they are.
+        if let Some(wanted) = self.cut.wanted.filter(|wanted| self.frames < *wanted) {
+            let frames = self.frames;
+            self.kept.insert(0, format!("{frames} of {wanted} frames: pictures end at about {last:.1} s"));
+        }
+        Ok(())
     }
 }
 
@@ -325,7 +331,7 @@ impl Drop for Frames {
 struct Complaints(Option<JoinHandle<Vec<String>>>);
 
 impl Complaints {
-    fn listen(child: &mut Child, mut each: impl FnMut(&str) + Send + 'static) -> Complaints {
+    fn listen(child: &mut Child) -> Complaints {
         let Some(err) = child.stderr.take() else { return Complaints(None) };
         Complaints(Some(std::thread::spawn(move || {
             let (mut reader, mut line, mut kept) = (BufReader::new(err), vec![], Vec::<String>::new());
@@ -333,9 +339,6 @@ impl Complaints {
             while matches!(reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line), Ok(n) if n > 0) {
                 let text = String::from_utf8_lossy(&line);
                 // What follows in a long line is a file's own words, and so is what stands behind the level.
-                if begins {
-                    each(&text);
-                }
                 let complaint = complaint(&text).filter(|_| begins);
                 begins = line.ends_with(b"\n");
                 if let Some(told) = complaint
@@ -397,14 +400,6 @@ fn complaint(line: &str) -> Option<&str> {
     rest?.split_once("] ").map(|(_, told)| told.trim())
 }
 
-/// The time in a line of ffmpeg's filter `showinfo`, which is no number where the frame has none. Files can put words
-/// into other lines.
-fn time_of(line: &str) -> Option<f64> {
-    let (_, rest) = line.strip_prefix("[Parsed_showinfo_")?.split_once("] [info] n:")?;
-    let (_, rest) = rest.split_once(" pts_time:")?;
-    Some(rest.split_whitespace().next()?.parse().unwrap_or(f64::NAN))
-}
-
 /// Reads one picture `P6 width height 255`; none at the end.
 fn ppm(from: &mut impl BufRead) -> std::io::Result<Option<(u32, u32, Vec<u8>)>> {
     if from.fill_buf()?.is_empty() {
@@ -464,11 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_found_in_what_showinfo_says() {
-        let line = "[Parsed_showinfo_1 @ 0x5] [info] n:   1 pts:      1 pts_time:0.5     pos:      892 fmt:yuv420p";
-        assert_eq!(time_of(line), Some(0.5));
-        assert_eq!(time_of("[info] config in time_base: 1/2"), None);
-        assert_eq!(time_of("[info]     title           : x pts_time:99 y"), None);
+    fn complaints_are_told_from_other_lines() {
         assert_eq!(complaint("[h264 @ 0x55] [error] Invalid NAL unit size\n"), Some("Invalid NAL unit size"));
         assert_eq!(complaint("[error] file:x: Invalid data"), Some("file:x: Invalid data"));
         assert_eq!(complaint("[info]     title           : [error] no"), None);

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-const FILE: &str = "index.json";
+pub const FILE: &str = "index.json";
 const FORMAT: &str = "moviola-index";
 const VERSION: u32 = 1;
 const LIMIT: u64 = 1 << 20;

@@ -116,6 +116,11 @@ impl Journal {
         Ok(Journal { dir, dim, lines, by_id, rows, journal, end })
     }
 
+    /// Whether nothing is finished.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
     /// The finished item of this id, if it was made of the file as it is now.
     pub fn has(&self, id: &str, stamp: &str) -> bool {
         self.by_id.get(id).is_some_and(|i| self.lines[*i].stamp == stamp)

@@ -15,6 +15,7 @@ use super::files::{Mapped, is_file_name, read_capped};
 use super::folder::{sound, unique};
 use super::problem::{Complaint, Problems};
 use super::safetensors::{self, hex};
+use super::shard_writer::Written;
 use super::tokens::{About, Ids, Provenance, SourceFormat, TokenDtype, TokenSource, decode, times_at, wrong_room};
 use crate::error::{Error, Result};
 
@@ -52,6 +53,9 @@ pub struct Item {
     /// What it was made of, within the folder of the manifest's `origin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// Which state of that file, as whoever made it tells states apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<String>,
 }
 
 /// One file.
@@ -78,6 +82,42 @@ pub struct Native {
     dim: usize,
     dtype: TokenDtype,
     provenance: Provenance,
+}
+
+impl Native {
+    /// Opens a native folder.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn open(path: &Path) -> Result<Native> {
+        let mut problems = Problems::default();
+        let found = scan(path, &mut problems);
+        problems.refuse()?;
+        found.ok_or_else(|| Error::format(path, "no features are here", AGAIN))
+    }
+
+    /// Which state of its file item `i` was made of, where that is known.
+    pub fn stamp(&self, i: usize) -> Option<&str> {
+        self.items.get(i)?.stamp.as_deref()
+    }
+
+    /// What lies here, as whoever wrote it was told.
+    pub fn written(&self) -> Written {
+        Written {
+            items: self.items.len(),
+            rows: self.items.iter().map(|item| item.rows as u64).sum(),
+            shards: self.shards.len(),
+            bytes: self.shards().map(|shard| shard.bytes).sum(),
+        }
+    }
+
+    pub(super) fn item(&self, i: usize) -> &Item {
+        &self.items[i]
+    }
+
+    pub(super) fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().map(|(_, shard, _)| shard)
+    }
 }
 
 /// Reads the manifest and proves it against the files' sizes; sound items make the source, the rest becomes problems.

@@ -1,14 +1,15 @@
-//! Writes the native format, or plain safetensors files, beside the target and renames when all is there.
+//! Writes the native format, or plain safetensors files, beside the target and renames when all is there. A native folder
+//! that is there can be renewed: new shards are written among the old ones, which count until the manifest is replaced.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::files::Beside;
+use super::files::{Beside, sync, write_whole};
 use super::problem::Complaint;
 use super::safetensors::{self, Writer};
-use super::shard::{FORMAT, Item, MANIFEST, Manifest, Shard, VERSION, sound_times};
-use super::tokens::{About, TokenDtype, encode};
+use super::shard::{FORMAT, Item, MANIFEST, Manifest, Native, Shard, VERSION, sound_times};
+use super::tokens::{About, TokenDtype, TokenSource, encode};
 use crate::error::{Error, Result};
 
 /// Bytes of values after which a new shard begins, unless told otherwise.
@@ -41,9 +42,36 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Dropped before [`ShardWriter::finish`], it leaves nothing behind.
+/// Where the shards go.
+enum Place {
+    New(Beside),
+    /// A folder whose manifest will be replaced.
+    Renewed(PathBuf),
+}
+
+impl Place {
+    /// Where it will be.
+    fn target(&self) -> &Path {
+        match self {
+            Place::New(beside) => beside.target(),
+            Place::Renewed(target) => target,
+        }
+    }
+    /// Where to write.
+    fn partial(&self) -> &Path {
+        match self {
+            Place::New(beside) => beside.partial(),
+            Place::Renewed(target) => target,
+        }
+    }
+}
+
+/// What an item was made of: the file, and which state of it, as whoever made it tells states apart.
+pub type MadeOf<'a> = Option<(&'a str, Option<&'a str>)>;
+
+/// Dropped before [`ShardWriter::finish`], it leaves nothing behind; in a folder that is renewed, shards that nobody knows.
 pub struct ShardWriter {
-    beside: Beside,
+    place: Place,
     options: ShardOptions,
     about: About,
     dim: usize,
@@ -54,6 +82,8 @@ pub struct ShardWriter {
     seen: HashSet<String>,
     items: Vec<Item>,
     shards: Vec<Shard>,
+    /// Number in the name of the next shard.
+    number: usize,
 }
 
 impl ShardWriter {
@@ -70,17 +100,50 @@ impl ShardWriter {
         let about = super::folder::sound(about, target)?;
         let beside = Beside::new(target)?;
         fs::create_dir(beside.partial()).map_err(Error::io("create", target))?;
-        Ok(Self {
-            beside,
-            options,
-            about,
-            dim,
-            buffer: Vec::new(),
-            pending: Vec::new(),
-            seen: HashSet::new(),
-            items: Vec::new(),
-            shards: Vec::new(),
-        })
+        Ok(Self::at(Place::New(beside), about, dim, options))
+    }
+
+    fn at(place: Place, about: About, dim: usize, options: ShardOptions) -> Self {
+        let (buffer, pending, seen) = (vec![], vec![], HashSet::new());
+        Self { place, options, about, dim, buffer, pending, seen, items: vec![], shards: vec![], number: 0 }
+    }
+
+    /// Renews the native folder `old`: what `keep` says of an item, by its position, is kept bit for bit, all else goes,
+    /// and more can be pushed. Shards that are kept whole stay as they are unless they are small; of others the kept
+    /// items are written again. [`ShardWriter::finish`] orders all items by id.
+    ///
+    /// # Errors
+    /// What of the kept items cannot be read or written.
+    pub fn renew(old: Native, about: About, keep: impl Fn(usize) -> bool, shard_bytes: u64) -> Result<Self> {
+        let provenance = old.provenance();
+        let (target, dtype) = (provenance.path.clone(), provenance.dtype.unwrap_or(TokenDtype::F16));
+        let options = ShardOptions { dtype, shard_bytes, manifest: true };
+        let about = super::folder::sound(about, &target)?;
+        let mut writer = Self::at(Place::Renewed(target), about, old.dim(), options);
+        // Small ones are joined, or a folder that grows by a file a day would have a shard a day.
+        let mut stays: Vec<bool> = old.shards().map(|shard| shard.bytes >= shard_bytes / 2).collect();
+        for i in (0..old.len()).filter(|i| !keep(*i)) {
+            stays[old.item(i).shard] = false;
+        }
+        let names = old.shards().map(|shard| &shard.file);
+        let number = |name: &String| name.strip_prefix("shard-")?.split('.').next()?.parse::<usize>().ok();
+        writer.number = names.filter_map(number).max().map_or(0, |n| n.saturating_add(1));
+        let mut placed = vec![None; stays.len()];
+        for (s, shard) in old.shards().enumerate().filter(|(s, _)| stays[*s]) {
+            placed[s] = Some(writer.shards.len());
+            writer.shards.push(shard.clone());
+        }
+        for i in (0..old.len()).filter(|i| keep(*i)) {
+            let item = old.item(i);
+            if let Some(shard) = placed[item.shard] {
+                writer.seen.insert(item.id.clone());
+                writer.items.push(Item { shard, ..item.clone() });
+            } else {
+                let made_of = item.file.as_deref().map(|file| (file, item.stamp.as_deref()));
+                writer.push_file((&item.id, made_of), &old.load(i)?.data, item.timestamps.as_deref())?;
+            }
+        }
+        Ok(writer)
     }
 
     /// Adds one item that was made of no file; see [`ShardWriter::push_file`].
@@ -91,7 +154,7 @@ impl ShardWriter {
         self.push_file((id, None), tokens, timestamps)
     }
 
-    /// Adds one item, with the file it was made of if there is one: `tokens` is `[rows, dim]`, `timestamps` are seconds
+    /// Adds one item, with what it was made of if that was a file: `tokens` is `[rows, dim]`, `timestamps` are seconds
     /// `[rows]`.
     ///
     /// # Errors
@@ -99,11 +162,11 @@ impl ShardWriter {
     /// [`Error::Io`] when a full shard cannot be written.
     pub fn push_file(
         &mut self,
-        (id, file): (&str, Option<&str>),
+        (id, made_of): (&str, MadeOf),
         tokens: &[f32],
         timestamps: Option<&[f32]>,
     ) -> Result<()> {
-        let target = self.beside.target().to_path_buf();
+        let target = self.place.target().to_path_buf();
         if id.is_empty() || id == "__metadata__" || self.seen.contains(id) {
             return Err(
                 Complaint::new("this id is empty, reserved or already there", "give each item its own").at(&target, id)
@@ -128,14 +191,15 @@ impl ShardWriter {
         }
         self.seen.insert(id.to_string());
         let (offset, timestamps) = (offset as u64, timestamps.map(<[f32]>::to_vec));
-        let file = file.map(str::to_string);
-        self.pending.push(Item { id: id.to_string(), shard: self.shards.len(), offset, rows, timestamps, file });
+        let file = made_of.map(|(file, _)| file.to_string());
+        let stamp = made_of.and_then(|(_, stamp)| stamp).map(str::to_string);
+        self.pending.push(Item { id: id.to_string(), shard: 0, offset, rows, timestamps, file, stamp });
         Ok(())
     }
 
     /// Where files can be put that are to appear together with the shards.
     pub fn partial(&self) -> &Path {
-        self.beside.partial()
+        self.place.partial()
     }
 
     /// Records whether all rows have length 1, when that is known only at the end.
@@ -143,14 +207,15 @@ impl ShardWriter {
         self.about.normalised = Some(normalised);
     }
 
-    /// Writes what is left and the manifest, then puts the folder in its place.
+    /// Writes what is left and the manifest, then puts the folder in its place; a renewed one changes with its manifest,
+    /// at once and for good, and shards that it does not name are removed.
     pub fn finish(mut self) -> Result<Written> {
         if !self.pending.is_empty() {
             self.flush()?;
         }
-        let Self { beside, options, about, dim, items, shards, .. } = self;
+        let Self { place, options, about, dim, mut items, shards, .. } = self;
         if items.is_empty() {
-            return Err(Error::format(beside.target(), "there is nothing to write", "give at least one item"));
+            return Err(Error::format(place.target(), "there is nothing to write", "give at least one item"));
         }
         let written = Written {
             items: items.len(),
@@ -158,24 +223,31 @@ impl ShardWriter {
             shards: shards.len(),
             bytes: shards.iter().map(|shard| shard.bytes).sum(),
         };
+        if matches!(place, Place::Renewed(_)) {
+            items.sort_by(|a, b| a.id.cmp(&b.id));
+        }
+        let known: HashSet<String> = shards.iter().map(|shard| shard.file.clone()).collect();
         if options.manifest {
-            let place = beside.target().join(MANIFEST);
             let manifest =
                 Manifest { format: FORMAT.into(), version: VERSION, about, dim, dtype: options.dtype, items, shards };
-            let mut file = File::create(beside.partial().join(MANIFEST)).map_err(Error::io("create", &place))?;
-            let text = serde_json::to_vec(&manifest).map_err(|e| Error::io("write", &place)(e.into()))?;
-            std::io::Write::write_all(&mut file, &text).map_err(Error::io("write", &place))?;
-            file.sync_all().map_err(Error::io("write", &place))?;
+            let to = place.target().join(MANIFEST);
+            let text = serde_json::to_vec(&manifest).map_err(|e| Error::io("write", &to)(e.into()))?;
+            sync(place.partial())?;
+            write_whole(&place.partial().join(MANIFEST), &text)?;
         }
-        beside.keep()?;
+        match place {
+            Place::New(beside) => beside.keep()?,
+            Place::Renewed(target) => remove_unknown(&target, &known),
+        }
         Ok(written)
     }
 
     /// Writes the shard that is being filled.
     fn flush(&mut self) -> Result<()> {
-        let name = format!("shard-{:05}.safetensors", self.shards.len());
-        let place = self.beside.target().join(&name);
-        let file = File::create(self.beside.partial().join(&name)).map_err(Error::io("create", &place))?;
+        let name = format!("shard-{:05}.safetensors", self.number);
+        self.number += 1;
+        let place = self.place.target().join(&name);
+        let file = File::create(self.place.partial().join(&name)).map_err(Error::io("create", &place))?;
         let metadata = safetensors::metadata(&self.about);
         let sizes: Vec<_> = self.pending.iter().map(|item| (item.id.clone(), item.rows)).collect();
         let mut writer =
@@ -184,9 +256,32 @@ impl ShardWriter {
         writer.write(&self.buffer).map_err(Error::io("write", &place))?;
         let (file, bytes, sha256) = writer.finish();
         file.sync_all().map_err(Error::io("write", &place))?;
+        let shard = self.shards.len();
         self.shards.push(Shard { file: name, bytes, sha256 });
-        self.items.extend(self.pending.drain(..).map(|item| Item { offset: item.offset + start, ..item }));
+        self.items.extend(self.pending.drain(..).map(|item| Item { shard, offset: item.offset + start, ..item }));
         self.buffer.clear();
         Ok(())
+    }
+}
+
+/// Removes what a run that was broken off has left in a native folder.
+pub fn clear(native: &Native) {
+    let known = native.shards().map(|shard| shard.file.clone()).collect();
+    remove_unknown(&native.provenance().path, &known);
+}
+
+/// Removes shards that the manifest does not name, old ones and those of a run that was broken off, and manifests that
+/// never took their place.
+fn remove_unknown(dir: &Path, known: &HashSet<String>) {
+    let ours = |name: &str| {
+        let number = name.strip_prefix("shard-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
+            || name.starts_with(&format!(".{MANIFEST}.partial-"))
+    };
+    // What cannot be removed costs its bytes and nothing else: it is tried again the next time.
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| ours(name) && !known.contains(name)) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }

@@ -9,14 +9,15 @@ use crate::data::picture::Picture;
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::iter::Peekable;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::Scope;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Videos that are decoded at once.
-const AHEAD: usize = 3;
+/// Videos that are decoded at once: as many as there are cores, within these.
+const AHEAD: (usize, usize) = (3, 8);
 /// Squares of each that wait for the encoder.
 const WAITING: usize = 64;
 
@@ -71,19 +72,21 @@ pub fn encode(
     let preprocess = encoder.preprocess().clone();
     let (waited, of_frame) = (AtomicU64::new(0), (encoder.rows(), encoder.dim()));
     let (send, events) = channel();
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let ahead = cores.clamp(AHEAD.0, AHEAD.1);
+    let paths: Vec<PathBuf> = media.iter().map(|m| folder.join(&m.file)).collect();
+    let road = Road { files: paths.len(), room: (ahead + 1) * WAITING, ..Road::default() };
     std::thread::scope(|scope| {
-        let paths = media.iter().map(|m| folder.join(&m.file)).collect();
-        let squares = Squares {
-            scope,
-            decoder,
-            preprocess: &preprocess,
-            paths,
-            begun: 0,
-            ended: 0,
-            running: VecDeque::new(),
-            send,
-            waited: &waited,
-        };
+        for _ in 0..ahead.min(paths.len()) {
+            scope.spawn(|| {
+                let _guard = Guard(&road);
+                while let Some(number) = road.begin() {
+                    let end = decode(decoder, &preprocess, &paths[number], |piece| road.put(number, piece));
+                    road.put(number, Piece::End(end));
+                }
+            });
+        }
+        let squares = Squares { road: &road, send, waited: &waited };
         let mut events = events.into_iter().peekable();
         let mut clip = Clip::default();
         let take = |_: usize, rows: &[f32]| {
@@ -128,47 +131,147 @@ fn follow(
     Ok(())
 }
 
-/// The squares of all videos, one after the other.
-struct Squares<'scope, 'env> {
-    scope: &'scope Scope<'scope, 'env>,
-    decoder: &'env Decoder,
-    preprocess: &'env Preprocess,
-    paths: Vec<PathBuf>,
-    begun: usize,
-    ended: usize,
-    running: VecDeque<Receiver<Piece>>,
-    send: Sender<Event>,
-    /// Nanoseconds.
-    waited: &'env AtomicU64,
+/// What was decoded and not yet encoded, between the threads that decode and the one that fills batches. The next video
+/// is begun when there is room for it: many short ones may be ready where long ones would be few.
+#[derive(Default)]
+struct Road {
+    files: usize,
+    /// Most squares on it.
+    room: usize,
+    on: Mutex<On>,
+    /// Something was put on it, or taken off.
+    came: Condvar,
+    left: Condvar,
 }
 
-impl Iterator for Squares<'_, '_> {
+#[derive(Default)]
+struct On {
+    /// Files that were begun, and those of them of which all was taken off.
+    begun: usize,
+    done: usize,
+    /// The others, in their order.
+    videos: VecDeque<OfVideo>,
+    /// Nobody wants more, or there will be no more.
+    over: bool,
+}
+
+#[derive(Default)]
+struct OfVideo {
+    pieces: VecDeque<Piece>,
+    ended: bool,
+}
+
+impl Road {
+    fn on(&self) -> MutexGuard<'_, On> {
+        // Nothing panics while it holds the lock.
+        self.on.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Waits for room, and says which file is to be decoded; none when all are begun.
+    fn begin(&self) -> Option<usize> {
+        let mut on = self.on();
+        loop {
+            if on.over || on.begun == self.files {
+                return None;
+            }
+            if self.has_room(&on) {
+                on.videos.push_back(OfVideo::default());
+                on.begun += 1;
+                return Some(on.begun - 1);
+            }
+            on = self.left.wait(on).unwrap_or_else(|e| e.into_inner());
+        }
+    }
+
+    /// Whether another video may be begun.
+    fn has_room(&self, on: &On) -> bool {
+        // One that is being decoded may come to fill its part, whatever lies there now.
+        let taken: usize = on.videos.iter().map(|v| if v.ended { v.pieces.len() } else { WAITING }).sum();
+        taken + WAITING <= self.room
+    }
+
+    /// Waits until there is room for a piece of file `number`; false if nobody wants it.
+    fn put(&self, number: usize, piece: Piece) -> bool {
+        let mut on = self.on();
+        loop {
+            let (place, over) = (number.wrapping_sub(on.done), on.over);
+            let Some(video) = on.videos.get_mut(place).filter(|video| !video.ended) else { return false };
+            let ends = matches!(piece, Piece::End(_));
+            if over && !ends {
+                return false;
+            }
+            if ends || video.pieces.len() < WAITING {
+                video.pieces.push_back(piece);
+                video.ended = ends;
+                self.came.notify_one();
+                if ends {
+                    self.left.notify_all();
+                }
+                return true;
+            }
+            on = self.left.wait(on).unwrap_or_else(|e| e.into_inner());
+        }
+    }
+
+    /// Waits for the next piece, and says of which file it is; none when all are taken.
+    fn take(&self) -> Option<(usize, Piece)> {
+        let mut on = self.on();
+        loop {
+            if on.over || on.done == self.files {
+                return None;
+            }
+            let number = on.done;
+            if let Some(piece) = on.videos.front_mut().and_then(|video| video.pieces.pop_front()) {
+                if matches!(piece, Piece::End(_)) {
+                    on.videos.pop_front();
+                    on.done += 1;
+                }
+                self.left.notify_all();
+                return Some((number, piece));
+            }
+            on = self.came.wait(on).unwrap_or_else(|e| e.into_inner());
+        }
+    }
+
+    fn close(&self) {
+        self.on().over = true;
+        self.left.notify_all();
+        self.came.notify_all();
+    }
+}
+
+/// Closes the road when a thread that decodes panics: whoever waited for its video would wait for ever, and the scope,
+/// which hands the panic on, for them.
+struct Guard<'a>(&'a Road);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+        }
+    }
+}
+
+/// The squares of all videos, one after the other.
+struct Squares<'a> {
+    road: &'a Road,
+    send: Sender<Event>,
+    /// Nanoseconds.
+    waited: &'a AtomicU64,
+}
+
+impl Iterator for Squares<'_> {
     type Item = Result<Vec<u8>>;
 
     fn next(&mut self) -> Option<Result<Vec<u8>>> {
         loop {
-            while self.running.len() < AHEAD
-                && let Some(path) = self.paths.get(self.begun)
-            {
-                let (send, pieces) = sync_channel(WAITING);
-                let (decoder, preprocess, path) = (self.decoder, self.preprocess, path.clone());
-                self.scope.spawn(move || decode(decoder, preprocess, &path, &send));
-                self.running.push_back(pieces);
-                self.begun += 1;
-            }
-            // A decoder that ends without a word has panicked, which the scope hands on.
-            let lost = || Piece::End(Err(Error::config("decoder", "ended without a word", "report it")));
             let begun = Instant::now();
-            let piece = self.running.front()?.recv().unwrap_or_else(|_| lost());
+            let taken = self.road.take();
             self.waited.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
-            let (event, square) = match piece {
-                Piece::Square(seconds, square) => (Event::Frame(seconds), Some(square)),
-                Piece::Still(seconds) => (Event::Still(seconds), None),
-                Piece::End(end) => {
-                    self.running.pop_front();
-                    self.ended += 1;
-                    (Event::End(self.ended - 1, end), None)
-                }
+            let (event, square) = match taken? {
+                (_, Piece::Square(seconds, square)) => (Event::Frame(seconds), Some(square)),
+                (_, Piece::Still(seconds)) => (Event::Still(seconds), None),
+                (number, Piece::End(end)) => (Event::End(number, end), None),
             };
             // Who no longer listens has an error of its own to tell.
             self.send.send(event).ok()?;
@@ -179,8 +282,19 @@ impl Iterator for Squares<'_, '_> {
     }
 }
 
-/// Decodes one file until its end, or until nobody wants more.
-fn decode(decoder: &Decoder, preprocess: &Preprocess, path: &Path, send: &SyncSender<Piece>) {
+impl Drop for Squares<'_> {
+    fn drop(&mut self) {
+        self.road.close();
+    }
+}
+
+/// Decodes one file until its end, or until `put` says that nobody wants more.
+fn decode(
+    decoder: &Decoder,
+    preprocess: &Preprocess,
+    path: &Path,
+    mut put: impl FnMut(Piece) -> bool,
+) -> Result<Vec<String>> {
     let mut last: Vec<u8> = vec![];
     let mut frame = |frame: Frame| -> Result<bool> {
         let square = preprocess.square(&frame.picture)?;
@@ -189,26 +303,66 @@ fn decode(decoder: &Decoder, preprocess: &Preprocess, path: &Path, send: &SyncSe
             false => Piece::Square(frame.seconds, square.clone()),
         };
         last = square;
-        Ok(send.send(piece).is_ok())
+        Ok(put(piece))
     };
-    let mut all = || -> Result<Vec<String>> {
-        match decoder {
-            Decoder::Pictures => {
-                frame(Frame { seconds: 0.0, picture: Picture::open(path)? })?;
-                Ok(vec![])
-            }
-            Decoder::Videos(ffmpeg, sampling) => {
-                let mut frames = ffmpeg.frames(path, *sampling)?;
-                for found in frames.by_ref() {
-                    if !frame(found?)? {
-                        break;
-                    }
+    match decoder {
+        Decoder::Pictures => {
+            frame(Frame { seconds: 0.0, picture: Picture::open(path)? })?;
+            Ok(vec![])
+        }
+        Decoder::Videos(ffmpeg, sampling) => {
+            let mut frames = ffmpeg.frames(path, *sampling)?;
+            for found in frames.by_ref() {
+                if !frame(found?)? {
+                    break;
                 }
-                Ok(frames.complaints().to_vec())
+            }
+            Ok(frames.complaints().to_vec())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_short_videos_are_ready_where_long_ones_are_few() {
+        let road = Road { files: 100, room: 4 * WAITING, ..Road::default() };
+        // Of seven squares each, and their ends.
+        for number in 0..25 {
+            assert_eq!(road.begin(), Some(number));
+            (0..7).for_each(|i| assert!(road.put(number, Piece::Square(i as f32, vec![number as u8]))));
+            assert!(road.put(number, Piece::End(Ok(vec![]))));
+        }
+        assert!(!road.has_room(&road.on()));
+        for number in 0..25 {
+            for i in 0..8 {
+                let (of, piece) = road.take().unwrap();
+                let sound = match &piece {
+                    Piece::Square(second, square) => (*second, square[0]) == (i as f32, number as u8),
+                    Piece::Still(_) => false,
+                    Piece::End(_) => i == 7,
+                };
+                assert!(sound && of == number, "{number}, {i}");
             }
         }
-    };
-    let end = all();
-    // Nobody may be left to hear it.
-    let _ = send.send(Piece::End(end));
+        // Any of these may become long.
+        (25..29).for_each(|number| assert_eq!(road.begin(), Some(number)));
+        assert!(!road.has_room(&road.on()));
+        road.close();
+        assert!(!road.put(25, Piece::Still(0.0)) && road.begin().is_none());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_panicked() {
+        let road = Road { files: 2, room: WAITING, ..Road::default() };
+        let work = || {
+            let _guard = Guard(&road);
+            road.begin();
+            panic!("on purpose");
+        };
+        let ended: std::thread::Result<()> = std::thread::scope(|scope| scope.spawn(work).join());
+        assert!(ended.is_err() && road.take().is_none());
+    }
 }

@@ -51,7 +51,7 @@ impl<'a> VideoRows<'a> {
     }
 }
 
-fn check_width(source: &dyn TokenSource, dim: usize, key: &str) -> Result<()> {
+pub(super) fn check_width(source: &dyn TokenSource, dim: usize, key: &str) -> Result<()> {
     if source.dim() == dim {
         return Ok(());
     }

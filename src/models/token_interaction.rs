@@ -42,7 +42,7 @@ impl TokenInteraction {
 }
 
 /// The interaction of all words and frames, as a configuration has it.
-pub(super) fn interaction(config: &Config) -> Interact {
+fn interaction(config: &Config) -> Interact {
     Interact {
         temperature: config.temperature,
         relevance_temperature: config.relevance_temperature,

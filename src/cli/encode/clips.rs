@@ -1,6 +1,7 @@
 //! `encode videos` and `encode pictures`: a folder of files becomes native shards, file by file, each kept as soon as it
-//! is done.
+//! is done. Of a folder that is finished, the same command makes what is new, has changed or failed.
 
+use super::finished::Finished;
 use crate::cli::data::Dtype;
 use crate::cli::{Common, STOP, device, output, progress};
 use crate::data::ffmpeg::Ffmpeg;
@@ -8,7 +9,8 @@ use crate::data::files::Beside;
 use crate::data::index::Index;
 use crate::data::journal::Journal;
 use crate::data::media::{Media, MediaKind, Origin, Sampling, find};
-use crate::data::shard_writer::{ShardOptions, ShardWriter, Written};
+use crate::data::shard::MANIFEST;
+use crate::data::shard_writer::{SHARD_BYTES, ShardOptions, ShardWriter, Written};
 use crate::data::{About, Kind};
 use crate::encoders::checkpoint::Checkpoint;
 use crate::encoders::clips::{Clip, Decoder, encode};
@@ -22,7 +24,8 @@ use std::time::{Instant, UNIX_EPOCH};
 pub const VIDEOS_HELP: &str = "\
 Videos are decoded by the programs ffmpeg and ffprobe, which have to be installed. A row is what is on the screen at its
 second. Each video is kept when it is done: after Ctrl-C, or a power cut, the same command goes on. One that cannot be
-decoded is named at the end, with an exit status that is not 0; all others are written.
+decoded is named at the end, with an exit status that is not 0; all others are written. Once it is repaired, or others
+came, changed or went, the same command brings the folder up to date and encodes these alone.
 
 Examples:
   moviola encode videos clips --encoder clip-vit-base-patch32 --out features
@@ -61,7 +64,7 @@ pub struct FromVideos {
     /// So many frames of each video, spread evenly, instead of so many a second.
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
-    /// The new folder.
+    /// The new folder, or one that the same command made before.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// How rows are stored.
@@ -86,7 +89,7 @@ pub struct Pictures {
     /// A row for each patch of a picture, instead of one for all of it.
     #[arg(long)]
     patches: bool,
-    /// The new folder.
+    /// The new folder, or one that the same command made before.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How rows are stored.
@@ -107,6 +110,10 @@ pub struct Report {
     /// Rows of all of them.
     rows: u64,
     bytes: u64,
+    /// Whether the folder is another than before.
+    changed: bool,
+    /// Files that were in it, and are no longer there.
+    gone: Vec<PathBuf>,
     /// Of this run.
     seconds: f64,
     frames_per_second: f64,
@@ -172,10 +179,12 @@ impl Job<'_> {
         let kind = if sampled.is_some() { MediaKind::Video } else { MediaKind::Picture };
         let folder = self.folder.canonicalize().map_err(Error::io("open", self.folder))?;
         let media = find(&folder, kind)?;
-        // Before the work, not after it.
-        drop(Beside::new(self.out)?);
         if self.out.is_file() {
             return Err(Error::format(self.out, "is a file", "name a folder that does not exist yet"));
+        }
+        if !self.out.join(MANIFEST).exists() {
+            // Before the work, not after it.
+            drop(Beside::new(self.out)?);
         }
         let (positions, wanted) = match self.made {
             Made::Frames => (None, Wanted::Image),
@@ -189,9 +198,28 @@ impl Job<'_> {
             Some((sampling, decoder)) => format!("{sampling}, decoded by {decoder}"),
             None => "pictures".into(),
         };
+        let origin = sampled.map(|(sampling, decoder)| Origin { folder: folder.clone(), sampling, decoder });
+        let about = About {
+            kind: Some(Kind::Video),
+            encoder: Some(encoder.identity().into()),
+            normalised: Some(false),
+            origin,
+            ..About::default()
+        };
         let mut journal = Journal::open(self.out, encoder.dim(), &format!("{how}, by {}", encoder.identity()))?;
         let stamps = media.iter().map(|m| stamp(&folder.join(&m.file))).collect::<Result<Vec<_>>>()?;
-        let left: Vec<usize> = (0..media.len()).filter(|i| !journal.has(&media[*i].id, &stamps[*i])).collect();
+        let index = matches!(self.made, Made::Index { .. });
+        // Behind the journal's lock: whoever changes the folder holds it.
+        let old = match Finished::open(self.out, index, (&about, self.dtype.token()), (&media, &stamps)) {
+            Err(e) if journal.is_empty() => {
+                journal.remove()?;
+                return Err(e);
+            }
+            old => old?,
+        };
+        let kept = |i: usize| old.as_ref().is_some_and(|old| old.keeps(i));
+        let left: Vec<usize> =
+            (0..media.len()).filter(|i| !kept(*i) && !journal.has(&media[*i].id, &stamps[*i])).collect();
         let earlier = media.len() - left.len();
         let mut done = earlier;
         if earlier > 0 {
@@ -240,15 +268,14 @@ impl Job<'_> {
             let first = failed.first().map_or(String::new(), |f| f.what.clone());
             return Err(Error::format(&folder, what, format!("the first: {first}")));
         }
-        let origin = sampled.map(|(sampling, decoder)| Origin { folder: folder.clone(), sampling, decoder });
-        let about = About {
-            kind: Some(Kind::Video),
-            encoder: Some(encoder.identity().into()),
-            normalised: Some(false),
-            origin,
-            ..About::default()
+        let gone = old.as_ref().map_or(vec![], Finished::gone);
+        // A journal also knows files that were taken away while the work was broken off.
+        let new = (0..media.len()).any(|i| !kept(i) && journal.has(&media[i].id, &stamps[i]));
+        let changed = new || old.as_ref().is_none_or(|old| old.loses() || index && !old.indexed);
+        let written = match old {
+            Some(old) if !changed => old.unchanged(),
+            old => self.write(&mut journal, about, (&media, &stamps), (old, encoder.dim()))?,
         };
-        let written = self.write(&mut journal, about, (&media, &stamps), encoder.dim())?;
         journal.remove()?;
         Ok(Report {
             out: self.out.into(),
@@ -259,6 +286,8 @@ impl Job<'_> {
             earlier,
             rows: written.rows,
             bytes: written.bytes,
+            changed,
+            gone,
             seconds,
             frames_per_second: frames as f64 / seconds.max(1e-9),
             waited,
@@ -267,23 +296,28 @@ impl Job<'_> {
         })
     }
 
-    /// From the journal to shards, in the order of ids.
+    /// What is kept of the finished folder, and the rest from the journal, to shards, in the order of ids.
     fn write(
         &self,
         journal: &mut Journal,
         about: About,
         (media, stamps): (&[Media], &[String]),
-        dim: usize,
+        (old, dim): (Option<Finished>, usize),
     ) -> Result<Written> {
         let timed = about.origin.is_some();
-        let options = ShardOptions { dtype: self.dtype.token(), ..ShardOptions::default() };
-        let mut writer = ShardWriter::create(self.out, about, dim, options)?;
-        let mut files = media.iter();
-        let items = media.iter().zip(stamps).map(|(m, stamp)| (m.id.as_str(), stamp.as_str()));
-        journal.read(items, |line, rows| {
-            // Both go in the same order, and the files of those that failed are passed over.
-            let file = files.find(|m| m.id == line.id).and_then(|m| m.file.to_str());
-            writer.push_file((&line.id, file), rows, timed.then_some(&line.timestamps))
+        let dtype = self.dtype.token();
+        let new: Vec<bool> = (0..media.len()).map(|i| !old.as_ref().is_some_and(|old| old.keeps(i))).collect();
+        let mut writer = match old {
+            Some(old) => old.renew(about, SHARD_BYTES)?,
+            None => ShardWriter::create(self.out, about, dim, ShardOptions { dtype, ..ShardOptions::default() })?,
+        };
+        let mut files = media.iter().zip(stamps);
+        let items = media.iter().zip(stamps).zip(new).filter(|(_, new)| *new);
+        journal.read(items.map(|((m, stamp), _)| (m.id.as_str(), stamp.as_str())), |line, rows| {
+            // Both go in the same order, and the files of those that failed or are kept are passed over.
+            let made_of =
+                files.find(|(m, _)| m.id == line.id).and_then(|(m, s)| Some((m.file.to_str()?, Some(s.as_str()))));
+            writer.push_file((&line.id, made_of), rows, timed.then_some(&line.timestamps))
         })?;
         if let Made::Index { positions } = self.made {
             Index::create(writer.partial(), self.encoder, positions)?;
@@ -308,13 +342,17 @@ impl Report {
         output::result(common, self, || self.told() + next)?;
         let Some(first) = self.failed.first() else { return Ok(()) };
         let what = format!("{} of {} files could not be encoded", self.failed.len(), self.failed.len() + self.items);
-        let fix = format!("repair or remove them and encode them alone; the first is {}", first.file.display());
+        let fix = format!(
+            "repair or remove them and run the same command again, which makes these alone; the first is {}",
+            first.file.display()
+        );
         Err(Error::format(&self.out, what, fix))
     }
 
     fn told(&self) -> String {
+        let wrote = if self.changed { "wrote" } else { "nothing to change in" };
         let mut lines = vec![format!(
-            "wrote {}: {} items, {} rows of {}, by {} on {}",
+            "{wrote} {}: {} items, {} rows of {}, by {} on {}",
             self.out.display(),
             self.items,
             self.rows,
@@ -328,6 +366,7 @@ impl Report {
             "{:.1} s, {:.1} frames/s, {idle:.0} % of the time waiting for frames{earlier}",
             self.seconds, self.frames_per_second
         ));
+        lines.extend(self.gone.iter().map(|file| format!("no longer there: {}", file.display())));
         for (title, list) in [("left out", &self.failed), ("doubtful", &self.doubtful)] {
             lines.extend(list.iter().map(|f| format!("{title}: {}: {}", f.file.display(), f.what)));
         }

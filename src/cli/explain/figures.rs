@@ -48,7 +48,7 @@ impl Shown {
         let all = [
             self.frames(),
             self.over_time("Relevance over time", Size::Whole, &[]).map(|figure| (figure, self.about_relevance())),
-            self.map("Words and frames", Size::Whole)?.map(|figure| (figure, self.about_map())),
+            self.words_and_frames()?,
             self.experts()?,
             self.shortcut(),
             self.steadiness(),
@@ -109,6 +109,16 @@ impl Shown {
         let heat = Heat::new(title, "cosine", &self.words, &self.seconds, &cells)?;
         let heat = heat.word_weights(&self.word_weights)?.frame_relevance(&self.relevance)?;
         Ok(Some(if size == Size::Half { heat.columns(200.0) } else { heat }.figure()))
+    }
+
+    /// The map, or a line where it would be of one row: a long video would make that as wide as it is long.
+    fn words_and_frames(&self) -> Result<Option<(Figure, String)>> {
+        let [row] = self.similarity.as_slice() else {
+            return Ok(self.map("Words and frames", Size::Whole)?.map(|figure| (figure, self.about_map())));
+        };
+        let points = self.seconds.iter().zip(row).map(|(t, c)| (f64::from(*t), f64::from(*c))).collect();
+        let caption = format!("How close each frame is to “{}” (cosine).", self.caption);
+        Ok(Some((Timeline::new("Closeness over time", "cosine", points).figure(), caption)))
     }
 
     fn about_map(&self) -> String {

@@ -5,6 +5,7 @@ use crate::cli::stills::{marked, stills};
 use crate::cli::{Common, STOP, output};
 use crate::error::{Error, Result};
 use crate::models::moments::{Moment, moments};
+use crate::models::zero_shot;
 use crate::picture::{Report, Timeline, strip::Strip};
 use serde::{Serialize, Serializer};
 use std::path::{Path, PathBuf};
@@ -53,24 +54,14 @@ pub fn search(common: &Common, from: &FromIndex, sentence: &str, top: usize, out
     }
     let query = Query::open(common, from, sentence)?;
     let videos = &*query.index.videos;
-    let mut scorer = query.scorer(common, (0..videos.len()).collect())?;
-    let mut scores = vec![f32::NEG_INFINITY; videos.len()];
-    scorer.score_all(
-        |tile| {
-            scores[tile.videos.clone()].copy_from_slice(&tile.scores[..tile.videos.len()]);
-            Ok(())
-        },
-        &STOP,
-    )?;
+    let mut asked = query.ask(common)?;
+    let scores = asked.scores(&STOP)?;
     let mut order: Vec<usize> = (0..videos.len()).collect();
     // Equal scores stay in the order of the index.
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     let mut hits = vec![];
     for (i, item) in order.into_iter().take(top).enumerate() {
-        let reasons = scorer.explain(0, item)?;
-        let (_, seconds) = scorer.video(item)?;
-        // The last row is the sentence's.
-        let frame_scores = reasons.similarity[reasons.words * reasons.frames..].to_vec();
+        let (frame_scores, seconds) = (asked.cosines(item)?, asked.seconds(item));
         hits.push(Hit {
             rank: i + 1,
             video_id: videos.ids()[item].clone(),
@@ -87,8 +78,8 @@ pub fn search(common: &Common, from: &FromIndex, sentence: &str, top: usize, out
         encoder: query.encoder.clone(),
         index: from.dir()?.into(),
         videos: videos.len(),
-        device: scorer.device(),
-        model: scorer.config().model.clone(),
+        device: asked.device(),
+        model: zero_shot::NAME.into(),
         hits,
     };
     if let Some(out) = out {
