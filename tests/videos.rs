@@ -538,7 +538,7 @@ fn every_frame_of_a_long_video_is_searched() {
         let times: Vec<f32> = (0..rows).map(|t| t as f32 / 2.0).collect();
         writer.push(id, &values, Some(&times)).unwrap();
     }
-    moviola::data::index::Index::create(writer.partial(), &encoder).unwrap();
+    moviola::data::index::Index::create(writer.partial(), &encoder, None).unwrap();
     writer.finish().unwrap();
     let index = index.to_str().unwrap();
     let run = moviola(&["search", asked, "--index", index, "--json"]);
