@@ -13,6 +13,7 @@ pub mod pareto;
 pub mod pixels;
 pub mod probe;
 pub mod rendered_background;
+pub mod rendered_order;
 pub mod run;
 pub mod spurious_background;
 pub mod temporal_order;
@@ -190,4 +191,5 @@ pub static CLAIMS: &[&dyn Claim] = &[
     &pareto::ParetoClaim,
     &frames::FramesClaim,
     &rendered_background::RenderedBackgroundClaim,
+    &rendered_order::RenderedOrderClaim,
 ];

@@ -30,10 +30,41 @@ pub struct School {
     /// Pixels of a side of a picture, and of a patch.
     pub side: usize,
     pub patch: usize,
+    /// What a caption says of a clip's picture at a second.
+    pub told: fn(&Clip, f32) -> String,
     pub clips: usize,
     pub epochs: usize,
     pub batch: usize,
     pub learning_rate: f32,
+}
+
+/// Colour and shape of the object, and where it is not there the place.
+pub fn object_or_place(clip: &Clip, second: f32) -> String {
+    match clip.scene.object(second) {
+        Some(_) => format!("a {} {}", clip.truth.colour.name(), clip.truth.shape.name()),
+        None => clip.truth.background.name().to_string(),
+    }
+}
+
+/// Colour and shape of the object, how large it is and where.
+pub fn object_and_where(clip: &Clip, second: f32) -> String {
+    let Some(object) = clip.scene.object(second).filter(|object| object.alpha > 0.3) else { return "nothing".into() };
+    let (width, height) = (clip.scene.width as f32, clip.scene.height as f32);
+    let third = |share: f32, names: [&'static str; 3]| names[((3.0 * share) as usize).min(2)];
+    let size = match object.radius / width.min(height) {
+        0.0..0.13 => "tiny",
+        0.13..0.2 => "small",
+        0.2..0.28 => "large",
+        _ => "huge",
+    };
+    let (across, down) = (object.x / width, object.y / height);
+    format!(
+        "a {size} {} {} at the {} {}",
+        clip.truth.colour.name(),
+        clip.truth.shape.name(),
+        third(down, ["top", "middle", "bottom"]),
+        third(across, ["left", "centre", "right"])
+    )
 }
 
 /// A clip each, at one moment.
@@ -85,14 +116,8 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
     let first = place.join("first");
     let moments = Random::new(job.seed, MOMENTS);
     let moment = |i: usize, clip: &Clip| moments.below(i as u64, clip.truth.frames as u64) as f32 / clip.truth.fps;
-    let told = |(i, clip): (usize, &Clip)| {
-        let (at, truth) = (moment(i, clip), &clip.truth);
-        match clip.scene.object(at) {
-            Some(_) => format!("a {} {}", truth.colour.name(), truth.shape.name()),
-            None => truth.background.name().to_string(),
-        }
-    };
-    let captions: Vec<String> = clips.iter().enumerate().map(told).collect();
+    let captions: Vec<String> =
+        clips.iter().enumerate().map(|(i, clip)| (school.told)(clip, moment(i, clip))).collect();
     if !first.exists() {
         let sizes = Sizes { image: school.image, side: school.side, patch: school.patch, ..Sizes::default() };
         fresh::write(

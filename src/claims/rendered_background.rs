@@ -34,6 +34,7 @@ const SCHOOL: School = School {
     image: Tower { dim: 64, layers: 3, heads: 4, hidden: 256 },
     side: 48,
     patch: 6,
+    told: pixels::object_or_place,
     clips: 16000,
     epochs: 20,
     batch: 128,
@@ -222,13 +223,13 @@ fn rendered(job: &Job) -> Result<Rendered> {
 }
 
 /// Where a set's features are.
-fn place(job: &Job, world: &Rendered, set: Set) -> PathBuf {
+pub(super) fn place(job: &Job, world: &Rendered, set: Set) -> PathBuf {
     let hash = Sha256::digest(format!("{world:?}"));
     let hash: String = hash.iter().take(4).map(|b| format!("{b:02x}")).collect();
     job.shared.join(format!("{}-{hash}", set.name()))
 }
 
-fn seen(job: &Job, world: &Rendered, set: Set) -> Result<(Dataset, Vec<Clip>)> {
+pub(super) fn seen(job: &Job, world: &Rendered, set: Set) -> Result<(Dataset, Vec<Clip>)> {
     let (data, clips) = (pixels::open(&place(job, world, set), set)?, world.clips(set)?);
     // Captions of the same story are no negatives of each other.
     let mut known = HashMap::new();

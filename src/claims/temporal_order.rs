@@ -7,12 +7,13 @@ use super::bars::{Bar, Rule, Table, difference};
 use super::trained::{Recipe, Scores, scores, train, with_videos, world};
 use super::{Claim, Effort, Job, Measures, Sweep, Variant, find};
 use crate::data::Dataset;
+use crate::data::worlds::TemporalOrder;
 use crate::data::worlds::temporal_order::Query;
-use crate::data::worlds::{Made, TemporalOrder};
 use crate::error::Result;
 use crate::models::cba::config::{Temporal, Trunk};
 use crate::models::perturb::{Perturbation, shown};
 use crate::random::Random;
+use std::path::Path;
 
 pub struct TemporalOrderClaim;
 
@@ -32,29 +33,7 @@ impl Claim for TemporalOrderClaim {
     }
 
     fn variants(&self, effort: Effort) -> Vec<Variant> {
-        let recipe = recipe(effort);
-        let (options, plain) = (recipe.options(), |model| recipe.plain(model));
-        let config = recipe.cba(&["routing", "counterfactual"]);
-        let cba = Variant::new("cba", "temporal regularisation", config, options.clone());
-        let temporal = |name: &str, about: &str, consistency, augment| {
-            cba.with(name, about, |c| {
-                let consistency = if consistency { c.temporal.consistency } else { 0.0 };
-                c.temporal = Temporal { consistency, augment, ..c.temporal.clone() };
-            })
-        };
-        let off = temporal("cba-no-temporal", "without temporal regularisation", false, 0.0);
-        let without_time = off.with("cba-no-positions", "control: nothing tells time", |c| {
-            (c.trunk.positions, c.trunk.motion) = (false, 0);
-        });
-        vec![
-            Variant::new("token-interaction", "one expert, no trunk", plain("token-interaction"), options.clone()),
-            cba.clone(),
-            off.clone(),
-            temporal("cba-augmented", "augmentation instead: perturbed videos are learned from", false, 1.0),
-            temporal("cba-augmented-temporal", "augmentation and regularisation", true, 1.0),
-            without_time,
-            Variant { shuffled: true, ..off.named("cba-shuffled", "control: trained on frames in no order") },
-        ]
+        variants(&recipe(effort))
     }
 
     fn sweeps(&self, variants: &[Variant]) -> Vec<Sweep> {
@@ -69,33 +48,8 @@ impl Claim for TemporalOrderClaim {
 
     fn measure(&self, job: &Job) -> Result<Measures> {
         let world: TemporalOrder = world(job, &[("train", 2_000), ("gallery", 200)])?;
-        let Made { mut data, .. } = world.train()?;
-        if job.variant.shuffled {
-            data = with_videos(data, |v, tokens, seconds| {
-                let order = Random::new(job.seed, SHUFFLES + v as u64).permutation(tokens.rows);
-                let rows = order.into_iter().flat_map(|t| tokens.data[t * tokens.dim..][..tokens.dim].to_vec());
-                (rows.collect(), seconds.to_vec())
-            })?;
-        }
-        let model = train(job, &data, None, None)?;
-        drop(data);
-        let clean = world.test(0)?;
-        let clean_scores = scores(job, &model, &clean.data)?;
-        let mut measures = Measures::new();
-        measures.insert("order".into(), order_accuracy(&clean_scores, &clean.queries));
-        measures.insert("R@1".into(), recall_at_1(&clean_scores, &clean.queries));
-        let perturbation = Perturbation::default();
-        let mut perturbed = vec![];
-        for draw in 0..DRAWS {
-            let Made { data, .. } = world.test(0)?;
-            let data = perturb(data, &perturbation, Random::new(job.seed, PERTURBED + draw))?;
-            perturbed.push(scores(job, &model, &data)?);
-        }
-        let mean = |f: &dyn Fn(&Scores) -> f64| perturbed.iter().map(f).sum::<f64>() / DRAWS as f64;
-        measures.insert("order perturbed".into(), mean(&|s| order_accuracy(s, &clean.queries)));
-        measures.insert("R@1 perturbed".into(), mean(&|s| recall_at_1(s, &clean.queries)));
-        measures.insert("spread/gap".into(), spread(&perturbed, &clean.queries) / gap(&clean_scores, &clean.queries));
-        Ok(measures)
+        let model = train(job, &trained_on(job, world.train()?.data)?, None, None)?;
+        under_perturbation(job, &model, &world.test(0)?.queries, &|| Ok(world.test(0)?.data))
     }
 
     fn percents(&self) -> &'static [&'static str] {
@@ -103,53 +57,124 @@ impl Claim for TemporalOrderClaim {
     }
 
     fn bars(&self) -> Vec<Bar> {
-        let lost = |t: &Table, of: &str| difference(&t.values(of, "order"), &t.values(of, "order perturbed"));
-        let share = |a: Vec<f64>, b: Vec<f64>| {
-            let (a_sum, b_sum): (f64, f64) = (a.iter().sum(), b.iter().sum());
-            // A share of the mean: one seed's loss may be nothing.
-            if a.is_empty() || b.is_empty() || b_sum <= 0.0 { vec![] } else { vec![100.0 * a_sum / b_sum] }
-        };
-        let within = |name: &'static str| {
-            [
-                Bar::new(format!("order accuracy of the control {name}"), Rule::AtMost(60.0), move |t| {
-                    t.values(name, "order")
-                }),
-                Bar::new(format!("50 − order accuracy of the control {name}"), Rule::AtMost(10.0), move |t| {
-                    t.values(name, "order").iter().map(|x| 50.0 - x).collect()
-                }),
-            ]
-        };
-        let mut bars = vec![
-            Bar::new(
-                "order accuracy lost under perturbation, in % of what is lost without the module",
-                Rule::AtMost(50.0),
-                move |t| share(lost(t, "cba"), lost(t, "cba-no-temporal")),
-            ),
-            Bar::new(
-                "order accuracy lost with augmentation alone, less the module's loss",
-                Rule::AtLeast(0.0),
-                move |t| difference(&lost(t, "cba-augmented"), &lost(t, "cba")),
-            ),
-            Bar::new("R@1 under perturbation over that without the module", Rule::AtLeast(1.0), |t| {
-                t.gain("cba", "cba-no-temporal", "R@1 perturbed")
-            }),
-            Bar::new("R@1 under perturbation over augmentation alone", Rule::AtLeast(-1.0), |t| {
-                t.gain("cba", "cba-augmented", "R@1 perturbed")
-            }),
-            Bar::new("spread of scores over the gap, in % of that without the module", Rule::AtMost(80.0), move |t| {
-                share(t.values("cba", "spread/gap"), t.values("cba-no-temporal", "spread/gap"))
-            }),
-            Bar::new("order accuracy over that without the module", Rule::AtLeast(-1.0), |t| {
-                t.gain("cba", "cba-no-temporal", "order")
-            }),
-        ];
-        bars.extend(within("cba-no-positions"));
-        bars.extend(within("cba-shuffled"));
-        bars.push(Bar::new("R@1 under perturbation with both, over augmentation alone", Rule::Reported, |t| {
-            t.gain("cba-augmented-temporal", "cba-augmented", "R@1 perturbed")
-        }));
-        bars
+        bars()
     }
+}
+
+/// The model with and without the module, what is there instead of it, and controls.
+pub(super) fn variants(recipe: &Recipe) -> Vec<Variant> {
+    let (options, plain) = (recipe.options(), |model| recipe.plain(model));
+    let config = recipe.cba(&["routing", "counterfactual"]);
+    let cba = Variant::new("cba", "temporal regularisation", config, options.clone());
+    let temporal = |name: &str, about: &str, consistency, augment| {
+        cba.with(name, about, |c| {
+            let consistency = if consistency { c.temporal.consistency } else { 0.0 };
+            c.temporal = Temporal { consistency, augment, ..c.temporal.clone() };
+        })
+    };
+    let off = temporal("cba-no-temporal", "without temporal regularisation", false, 0.0);
+    let without_time = off.with("cba-no-positions", "control: nothing tells time", |c| {
+        (c.trunk.positions, c.trunk.motion) = (false, 0);
+    });
+    vec![
+        Variant::new("token-interaction", "one expert, no trunk", plain("token-interaction"), options.clone()),
+        cba.clone(),
+        off.clone(),
+        temporal("cba-augmented", "augmentation instead: perturbed videos are learned from", false, 1.0),
+        temporal("cba-augmented-temporal", "augmentation and regularisation", true, 1.0),
+        without_time,
+        Variant { shuffled: true, ..off.named("cba-shuffled", "control: trained on frames in no order") },
+    ]
+}
+
+/// What has to hold.
+pub(super) fn bars() -> Vec<Bar> {
+    let lost = |t: &Table, of: &str| difference(&t.values(of, "order"), &t.values(of, "order perturbed"));
+    let share = |a: Vec<f64>, b: Vec<f64>| {
+        let (a_sum, b_sum): (f64, f64) = (a.iter().sum(), b.iter().sum());
+        // A share of the mean: one seed's loss may be nothing.
+        if a.is_empty() || b.is_empty() || b_sum <= 0.0 { vec![] } else { vec![100.0 * a_sum / b_sum] }
+    };
+    let within = |name: &'static str| {
+        [
+            Bar::new(format!("order accuracy of the control {name}"), Rule::AtMost(60.0), move |t| {
+                t.values(name, "order")
+            }),
+            Bar::new(format!("50 − order accuracy of the control {name}"), Rule::AtMost(10.0), move |t| {
+                t.values(name, "order").iter().map(|x| 50.0 - x).collect()
+            }),
+        ]
+    };
+    let mut bars = vec![
+        Bar::new(
+            "order accuracy lost under perturbation, in % of what is lost without the module",
+            Rule::AtMost(50.0),
+            move |t| share(lost(t, "cba"), lost(t, "cba-no-temporal")),
+        ),
+        Bar::new("order accuracy lost with augmentation alone, less the module's loss", Rule::AtLeast(0.0), move |t| {
+            difference(&lost(t, "cba-augmented"), &lost(t, "cba"))
+        }),
+        Bar::new("R@1 under perturbation over that without the module", Rule::AtLeast(1.0), |t| {
+            t.gain("cba", "cba-no-temporal", "R@1 perturbed")
+        }),
+        Bar::new("R@1 under perturbation over augmentation alone", Rule::AtLeast(-1.0), |t| {
+            t.gain("cba", "cba-augmented", "R@1 perturbed")
+        }),
+        Bar::new("spread of scores over the gap, in % of that without the module", Rule::AtMost(80.0), move |t| {
+            share(t.values("cba", "spread/gap"), t.values("cba-no-temporal", "spread/gap"))
+        }),
+        Bar::new("order accuracy over that without the module", Rule::AtLeast(-1.0), |t| {
+            t.gain("cba", "cba-no-temporal", "order")
+        }),
+    ];
+    bars.extend(within("cba-no-positions"));
+    bars.extend(within("cba-shuffled"));
+    bars.push(Bar::new("R@1 under perturbation with both, over augmentation alone", Rule::Reported, |t| {
+        t.gain("cba-augmented-temporal", "cba-augmented", "R@1 perturbed")
+    }));
+    bars
+}
+
+/// What a job's variant is trained on: for some in no order.
+///
+/// # Errors
+/// As [`with_videos`].
+pub(super) fn trained_on(job: &Job, data: Dataset) -> Result<Dataset> {
+    if !job.variant.shuffled {
+        return Ok(data);
+    }
+    with_videos(data, |v, tokens, seconds| {
+        let order = Random::new(job.seed, SHUFFLES + v as u64).permutation(tokens.rows);
+        let rows = order.into_iter().flat_map(|t| tokens.data[t * tokens.dim..][..tokens.dim].to_vec());
+        (rows.collect(), seconds.to_vec())
+    })
+}
+
+/// What a model makes of a test as it is, and of the same perturbed; `test` gives it anew.
+///
+/// # Errors
+/// Those of the device and of the data.
+pub(super) fn under_perturbation(
+    job: &Job,
+    model: &Path,
+    queries: &[Query],
+    test: &dyn Fn() -> Result<Dataset>,
+) -> Result<Measures> {
+    let clean = scores(job, model, &test()?)?;
+    let mut measures = Measures::new();
+    measures.insert("order".into(), order_accuracy(&clean, queries));
+    measures.insert("R@1".into(), recall_at_1(&clean, queries));
+    let perturbation = Perturbation::default();
+    let perturbed = (0..DRAWS).map(|draw| {
+        let data = perturb(test()?, &perturbation, Random::new(job.seed, PERTURBED + draw))?;
+        scores(job, model, &data)
+    });
+    let perturbed: Vec<Scores> = perturbed.collect::<Result<_>>()?;
+    let mean = |f: &dyn Fn(&Scores) -> f64| perturbed.iter().map(f).sum::<f64>() / DRAWS as f64;
+    measures.insert("order perturbed".into(), mean(&|s| order_accuracy(s, queries)));
+    measures.insert("R@1 perturbed".into(), mean(&|s| recall_at_1(s, queries)));
+    measures.insert("spread/gap".into(), spread(&perturbed, queries) / gap(&clean, queries));
+    Ok(measures)
 }
 
 /// What is learned in this world, and for how long.
