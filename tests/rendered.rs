@@ -226,6 +226,85 @@ fn the_colour_of_the_background_gives_the_shape_away_in_training_and_not_in_the_
 }
 
 #[test]
+fn objects_come_and_go_and_are_filmed_apart() {
+    let base = Rendered { train: 60, cut_share: 0.0, order_share: 0.3, ..small(seed()) };
+    let grey = |rgb: [u8; 3]| rgb.iter().all(|c| c.abs_diff(rgb[0]) <= 4);
+    for (absent, apart) in [(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.7, 0.4)] {
+        let world = Rendered { absent, apart, ..base.clone() };
+        let (mut walls, mut clips) = (0, 0);
+        for clip in world.clips(Set::Train).unwrap() {
+            let (truth, frames) = (&clip.truth, pixels(&clip));
+            let there: Vec<bool> = clip.times().map(|t| clip.scene.object(t).is_some()).collect();
+            let gone = there.iter().filter(|there| !**there).count() as f32;
+            assert!((gone / there.len() as f32 - absent).abs() < 0.05, "{}: {gone} of {}", clip.id, there.len());
+            // In one piece, and events happen in it.
+            assert!(there.windows(2).filter(|two| two[0] != two[1]).count() <= 2);
+            let (first, last) = (there.iter().position(|t| *t).unwrap(), there.iter().rposition(|t| *t).unwrap());
+            let within = |second: f32| (first as f32 - 0.01..=last as f32 + 1.01).contains(&(second * truth.fps));
+            assert!(truth.events.iter().all(|e| within(e.seconds.0) && within(e.seconds.1)), "{}", clip.id);
+            // Without the object there is the place and nothing else.
+            let shot = |t: usize| clip.scene.shot(t as f32 / truth.fps).unwrap().background;
+            let places: Vec<usize> = (0..frames.len()).filter(|t| !there[*t]).collect();
+            assert!(places.iter().all(|t| shot(*t) == truth.background && frames[*t] == frames[places[0]]));
+            let wall = shot(first) == Texture::Plain;
+            assert!(wall || shot(first) == truth.background);
+            assert_eq!(
+                wall,
+                grey(frames[first].at(0, 0)) && grey(frames[first].at(0, truth.height - 1)),
+                "{}",
+                clip.id
+            );
+            // A cut is where the place changes, and only there.
+            assert_eq!(
+                truth.cuts.len(),
+                if wall { usize::from(first > 0) + usize::from(last + 1 < there.len()) } else { 0 }
+            );
+            (walls, clips) = (walls + usize::from(wall), clips + 1);
+        }
+        assert!((walls as f32 / clips as f32 - apart).abs() < 0.25, "{walls} of {clips} for {apart}");
+        assert_eq!(
+            walls,
+            if apart == 0.0 {
+                0
+            } else if apart == 1.0 {
+                clips
+            } else {
+                walls
+            }
+        );
+    }
+}
+
+#[test]
+fn colours_come_closer_and_objects_grow_as_told() {
+    for colour in Colour::ALL {
+        assert_eq!(colour.rgb_among(1.0), colour.rgb());
+        assert_eq!(colour.rgb_among(0.0), colour.twin().rgb_among(0.0));
+        let far = |share: f32| near(colour.rgb_among(share), colour.twin().rgb_among(share));
+        assert!((far(0.35) / far(1.0) - 0.35).abs() < 0.02, "{colour:?}");
+    }
+    let base = small(seed());
+    let areas = |objects: f32| -> Vec<f32> {
+        let clips = Rendered { objects, ..base.clone() }.clips(Set::Train).unwrap();
+        let area = |clip: &Clip| {
+            let [left, top, right, bottom] = clip.truth.boxes.iter().flatten().next().copied().unwrap();
+            ((right - left) * (bottom - top)) as f32
+        };
+        clips.iter().map(area).collect()
+    };
+    let (usual, large) = (areas(1.0), areas(1.3));
+    let ratio = large.iter().zip(&usual).map(|(l, u)| l / u).sum::<f32>() / usual.len() as f32;
+    assert!((1.5..1.9).contains(&ratio), "1.69 and not {ratio}");
+    for (key, bad) in [("delta", 1.5), ("objects", 2.0), ("absent", 0.9), ("apart", -0.1)] {
+        let mut value = serde_json::to_value(&base).unwrap();
+        value[key] = bad.into();
+        let world: Rendered = serde_json::from_value(value).unwrap();
+        let error = world.clips(Set::Train).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
 fn captions_name_object_colour_and_actions_and_never_the_background() {
     let world = Rendered { train: 500, captions: 4, ..small(seed()) };
     for set in Set::ALL {

@@ -103,7 +103,7 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
         return Ok(to);
     }
     let neutral = Rendered {
-        train: school.clips,
+        train: if job.effort == Effort::Quick { school.clips / 16 } else { school.clips },
         rho: 0.0,
         captions: 1,
         cut_share: 0.0,

@@ -20,6 +20,8 @@ Claims:
   spurious-background  the counterfactual branch suppresses shortcuts through the background
   factors              routing emphasises the cue that a query asks for
   temporal-order       temporal regularisation stabilises what a model knows of order
+  rendered-background  the first from pixels: a tower of its own, on clips drawn for it
+  rendered-order       the third from pixels
   pareto               what routing costs in time and memory and what it brings; without bars
   frames               recall by the number of frames a video is given; without bars
 
@@ -34,10 +36,10 @@ Examples:
   moviola claims factors --sweep --report sweep.html       a curve for each setting
   moviola claims factors --only cba --set routing.rank=32 --set train.epochs=8 --set world.noise=1
 
-Results are kept by variant and seed in --out: a run that was stopped goes on where it was. The exit status is not 0
+Results are kept by variant and seed in --out: a run that was stopped goes on where it was. The exit status is not 0 \
 when a bar fails. Times are those of the machine that the run was made on.")]
 pub struct Claims {
-    /// spurious-background, factors, temporal-order, pareto or frames.
+    /// One of the claims below.
     claim: String,
     /// Seeds a variant.
     #[arg(long, default_value_t = 5)]

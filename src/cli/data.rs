@@ -133,10 +133,10 @@ struct World {
     /// Videos of the test.
     #[arg(long)]
     test: Option<usize>,
-    /// Width of a token.
+    /// Width of a token; rendered has pixels, by --set width=… and height=….
     #[arg(long)]
     dim: Option<usize>,
-    /// Length of the noise on a frame.
+    /// Length of the noise on a frame; not of rendered.
     #[arg(long)]
     noise: Option<f32>,
     /// Any other parameter, as in the world.json it writes.

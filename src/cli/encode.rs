@@ -28,13 +28,13 @@ pub struct Encode {
 enum What {
     /// Word tokens and sentence vectors of captions.
     #[command(after_help = "\
-An encoder is a folder in Hugging Face layout: config.json, model.safetensors (or its shards) and tokenizer.json, of CLIP,
+An encoder is a folder in Hugging Face layout: config.json, model.safetensors (or its shards) and tokenizer.json, of CLIP, \
 BERT, MiniLM or RoBERTa; or such a model's folder in a Hugging Face cache (models--OWNER--NAME).
 
 Examples:
-  moviola encode texts --encoder clip-vit-base-patch32 --data msrvtt         msrvtt/texts, from its captions
+  moviola encode texts --encoder clip-vit-base-patch32 --data msrvtt   its captions
   moviola encode texts --encoder all-MiniLM-L6-v2 --lines queries.txt --out queries --dtype f32
-  moviola encode texts --encoder clip-vit-base-patch32 --positions 248 --lines stories.txt --out stories")]
+  moviola encode texts --encoder clip-vit-base-patch32 --positions 248 --lines long.txt --out long")]
     Texts(Texts),
     /// Frame tokens of a folder of videos.
     #[command(after_help = clips::VIDEOS_HELP)]

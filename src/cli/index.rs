@@ -10,12 +10,12 @@ use clap::Args;
 /// Make a folder of videos searchable by sentences.
 #[derive(Args)]
 #[command(after_help = "\
-The encoder puts texts and pictures into one space, as CLIP does. The index is a folder of native shards, as `moviola
+The encoder puts texts and pictures into one space, as CLIP does. The index is a folder of native shards, as `moviola \
 encode videos` writes them, that knows its encoder; Ctrl-C, broken videos and a finished index are treated as there.
 
 Examples:
   moviola index clips --encoder clip-vit-base-patch32 --out library
-  moviola index clips --encoder clip-vit-base-patch32 --positions 248 --out library     for long sentences
+  moviola index clips --encoder clip-vit-base-patch32 --positions 248 --out long     long sentences
   moviola search 'a dog jumps into a lake' --index library --out hits.html")]
 pub struct IndexCommand {
     #[command(flatten)]

@@ -34,11 +34,11 @@ Examples:
 train.chunk is how many pairs of a batch are held in memory at once; 0 is all of them. Every
 other pair of the batch is still a negative, and each chunk is computed twice.
 
-With --encoder and --model a text encoder is trained along with the model, on captions and the features of videos;
-it is written to OUT/encoder. Without --model both towers of CLIP are trained, on captions and pictures:
-frames/VIDEO/ in --data holds a picture a frame, or frames/VIDEO.png (or .jpg) is one, or clips/VIDEO.mp4 is the
+With --encoder and --model a text encoder is trained along with the model, on captions and the features of videos; \
+it is written to OUT/encoder. Without --model both towers of CLIP are trained, on captions and pictures: \
+frames/VIDEO/ in --data holds a picture a frame, or frames/VIDEO.png (or .jpg) is one, or clips/VIDEO.mp4 is the \
 video; OUT is a checkpoint again.
---encoder new begins with a small CLIP of random weights and the words of the captions. An encoder that has
+--encoder new begins with a small CLIP of random weights and the words of the captions. An encoder that has \
 learned something takes a train.learning_rate of 1e-6 to 1e-4.
 
 A configuration file has tables; every key can be left out:
@@ -58,11 +58,12 @@ A configuration file has tables; every key can be left out:
   alpha = 16                      of LoRA, whose matrices count alpha / R times
   frames = 12                     of pictures, most of a video
   recompute = false               layers again on the way back: less memory, a quarter more work
-  positions = 0                   of CLIP's texts, where they are to be longer: 248 as Long-CLIP has; 0: its own
+  positions = 0                   of CLIP's texts: 248 as Long-CLIP has; 0: its own
 and, for cba (docs/cba.md says what each does, its default and its range):
   [trunk]           layers heads expansion positions motion standardise mixing pooled
   [routing]         mode = \"off|dense|soft|topk-query|topk-token\"
-                    experts slots rank sharing router balance z decorrelation centre timed noise query_noise pace
+                    experts slots rank sharing router balance z decorrelation
+                    centre timed noise query_noise pace
   [counterfactual]  uniform swap exchange gate margin hard_negatives foreground
   [temporal]        consistency augment order drop jitter slowest fastest
   [quantisation]    int8 from")]
