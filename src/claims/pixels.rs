@@ -6,6 +6,7 @@
 
 use super::{Effort, Job};
 use crate::data::Dataset;
+use crate::data::dataset::Keys;
 use crate::data::files::Beside;
 use crate::data::picture::Picture;
 use crate::data::shard_writer::{ShardOptions, ShardWriter};
@@ -16,9 +17,10 @@ use crate::encoders::pixels::Preprocess;
 use crate::encoders::{image::ImageEncoder, text::TextEncoder};
 use crate::error::{Error, Result};
 use crate::random::Random;
-use crate::train::TrainOptions;
 use crate::train::encoder::{EncoderOptions, EncoderRun, EncoderTrainer, Pairs};
+use crate::train::{Event, TrainOptions};
 use rayon::prelude::*;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Random stream of the moments that the tower is shown.
@@ -60,13 +62,27 @@ impl Pairs for Stills {
     }
 }
 
-fn picture(canvas: Canvas) -> Result<Picture> {
+/// A frame of a clip as pictures are kept.
+///
+/// # Errors
+/// When it is larger than pictures are, which no world's is.
+pub fn picture(canvas: Canvas) -> Result<Picture> {
     // Sides fit: the world has checked them.
     Picture::new(canvas.width as u32, canvas.height as u32, canvas.rgb)
 }
 
 /// The folder of a tower that was trained on `school.clips` clips of `world`, which has no trap; made if it is not there.
-pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Result<PathBuf> {
+/// `observe` is told how training goes.
+///
+/// # Errors
+/// [`Error::Stopped`] when the job is stopped; whatever the world, training and the disk refuse.
+pub fn tower(
+    job: &Job,
+    place: &Path,
+    world: &Rendered,
+    school: &School,
+    observe: impl FnMut(Event),
+) -> Result<PathBuf> {
     let to = place.join("clip");
     if to.exists() {
         return Ok(to);
@@ -125,7 +141,7 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
         resume: true,
     };
     let mut trainer = EncoderTrainer::new(&run, (job.open)()?)?;
-    let summary = trainer.run(job.stop, |_| {})?;
+    let summary = trainer.run(job.stop, observe)?;
     if summary.stopped_early {
         return Err(Error::Stopped);
     }
@@ -143,8 +159,25 @@ pub fn shows(clip: &Clip, rows: usize, row: usize) -> bool {
     clip.truth.boxes.get(frame(clip, rows, row)).is_some_and(Option::is_some)
 }
 
+/// Seconds of the frames of a clip that are its `rows` rows.
+pub fn moments(clip: &Clip, rows: usize) -> Vec<f32> {
+    (0..rows).map(|row| frame(clip, rows, row) as f32 / clip.truth.fps).collect()
+}
+
 /// Writes what the tower makes of a set's clips, `frames` a clip, and of their captions, as the new data set `to`.
-pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usize, to: &Path) -> Result<()> {
+/// `told` is told how many clips of all are done.
+///
+/// # Errors
+/// [`Error::Stopped`] when the job is stopped; whatever the world, the tower and the disk refuse.
+pub fn features(
+    job: &Job,
+    tower: &Path,
+    world: &Rendered,
+    set: Set,
+    frames: usize,
+    to: &Path,
+    mut told: impl FnMut(usize, usize),
+) -> Result<()> {
     let (beside, clips) = (Beside::new(to)?, world.clips(set)?);
     let place = beside.partial();
     std::fs::create_dir_all(place).map_err(Error::io("create", place))?;
@@ -157,14 +190,12 @@ pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usi
         dim,
         ShardOptions::default(),
     )?;
+    let mut done = 0;
     // A few at a time: pictures on all cores, then vectors.
     for some in clips.chunks(64) {
         let preprocess = images.preprocess().clone();
-        let moments = |clip: &Clip| -> Vec<f32> {
-            (0..frames).map(|row| frame(clip, frames, row) as f32 / clip.truth.fps).collect()
-        };
         let squares = some.par_iter().map(|clip| {
-            let all = clip.scene.frames(moments(clip).into_iter());
+            let all = clip.scene.frames(moments(clip, frames).into_iter());
             all.map(|canvas| preprocess.square(&picture(canvas)?)).collect::<Result<Vec<_>>>()
         });
         let squares: Vec<Vec<Vec<u8>>> = squares.collect::<Result<_>>()?;
@@ -175,8 +206,10 @@ pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usi
         };
         images.encode_squares(squares.into_iter().flatten().map(Ok), keep, job.stop)?;
         for (clip, rows) in some.iter().zip(rows.chunks_exact(frames * dim)) {
-            shards.push(&clip.id, rows, Some(&moments(clip)))?;
+            shards.push(&clip.id, rows, Some(&moments(clip, frames)))?;
         }
+        done += some.len();
+        told(done, clips.len());
     }
     shards.finish()?;
     drop(images);
@@ -198,7 +231,24 @@ pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usi
     beside.keep()
 }
 
-/// Opens what [`features`] wrote.
-pub fn open(place: &Path, set: Set) -> Result<Dataset> {
-    Dataset::open(place, None, set.split())
+/// Opens what [`features`] wrote of `world`: the data set, captions of one story no negatives of each other, and its
+/// clips in the order of its videos.
+///
+/// # Errors
+/// When the folder cannot be read, or is of another world.
+pub fn open(place: &Path, world: &Rendered, set: Set) -> Result<(Dataset, Vec<Clip>)> {
+    let (data, clips) = (Dataset::open(place, None, set.split())?, world.clips(set)?);
+    if !clips.iter().map(|clip| &clip.id).eq(data.videos.ids()) {
+        return Err(Error::format(place, "has other clips than the world", "remove it, so that it is made anew"));
+    }
+    let mut known = HashMap::new();
+    let mut story = |video: usize| {
+        let truth = &clips[video].truth;
+        let actions: Vec<_> = truth.events.iter().map(|e| e.action).collect();
+        let next = known.len() as u32;
+        *known.entry((truth.shape, truth.colour, actions)).or_insert(next)
+    };
+    let caption = data.pairs.iter().map(|p| story(p.video)).collect();
+    let video = data.pairs.iter().map(|p| p.video as u32).collect();
+    Ok((data.with_keys(Keys { video, caption })?, clips))
 }

@@ -11,7 +11,6 @@ use super::spurious_background::random_mask;
 use super::trained::{Recipe, Scores, recall, scores, train, world_of};
 use super::{Claim, Effort, Job, Mask, Measures, Sweep, Variant};
 use crate::data::Dataset;
-use crate::data::dataset::Keys;
 use crate::data::worlds::Generator;
 use crate::data::worlds::rendered::{Clip, Rendered, Set};
 use crate::encoders::fresh::Tower;
@@ -21,7 +20,6 @@ use crate::models::cba::config::{CbaConfig, Foreground, Trunk};
 use crate::models::scorer::Scorer;
 use crate::random::Random;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 pub struct RenderedBackgroundClaim;
@@ -30,7 +28,8 @@ pub struct RenderedBackgroundClaim;
 pub const FRAMES: usize = 12;
 /// Random stream of random masks.
 const MASKS: u64 = 0x6d61_736b;
-const SCHOOL: School = School {
+/// Who sees [`FRAMES`] of the world.
+pub const SCHOOL: School = School {
     image: Tower { dim: 64, layers: 3, heads: 4, hidden: 256 },
     side: 48,
     patch: 6,
@@ -108,11 +107,11 @@ impl Claim for RenderedBackgroundClaim {
 
     fn prepare(&self, job: &Job) -> Result<()> {
         let world = rendered(job)?;
-        let tower = pixels::tower(job, job.shared, &world, &SCHOOL)?;
+        let tower = pixels::tower(job, job.shared, &world, &SCHOOL, |_| {})?;
         for set in Set::ALL {
             let to = place(job, &world, set);
             if !to.exists() {
-                pixels::features(job, &tower, &world, set, FRAMES, &to)?;
+                pixels::features(job, &tower, &world, set, FRAMES, &to, |_, _| {})?;
             }
         }
         Ok(())
@@ -209,7 +208,10 @@ impl Claim for RenderedBackgroundClaim {
 }
 
 /// The world of a job.
-fn rendered(job: &Job) -> Result<Rendered> {
+///
+/// # Errors
+/// When the generator is another than the main one, or the variant names a parameter that the world does not have.
+pub fn rendered(job: &Job) -> Result<Rendered> {
     if job.generator == Generator::HeldOut {
         return Err(Error::config("--generator", "is held-out, and pixels have one law only", "use main"));
     }
@@ -229,18 +231,7 @@ fn place(job: &Job, world: &Rendered, set: Set) -> PathBuf {
 }
 
 fn seen(job: &Job, world: &Rendered, set: Set) -> Result<(Dataset, Vec<Clip>)> {
-    let (data, clips) = (pixels::open(&place(job, world, set), set)?, world.clips(set)?);
-    // Captions of the same story are no negatives of each other.
-    let mut known = HashMap::new();
-    let mut story = |video: usize| {
-        let truth = &clips[video].truth;
-        let actions: Vec<_> = truth.events.iter().map(|e| e.action).collect();
-        let next = known.len() as u32;
-        *known.entry((truth.shape, truth.colour, actions)).or_insert(next)
-    };
-    let caption = data.pairs.iter().map(|p| story(p.video)).collect();
-    let video = data.pairs.iter().map(|p| p.video as u32).collect();
-    Ok((data.with_keys(Keys { video, caption })?, clips))
+    pixels::open(&place(job, world, set), world, set)
 }
 
 /// How often a text's own video is before that video's twin, in percent; ties half.
