@@ -208,11 +208,16 @@ fn the_demo_on_pixels_goes_from_clips_to_hits() {
             }
         }
         // The command says of the folder what the demo said.
-        let model = ["--model", at(&out.join(name)), "--data", at(&out.join("world/adv")), "--device", "cpu", "--json"];
-        assert_eq!(json(&[&["eval", "retrieval"], &model[..]].concat())["t2v"]["R@1"], tests[2]["t2v"]["R@1"]);
+        let (run, adv) = (out.join(name), out.join("world/adv"));
+        let again = ["eval", "retrieval", "--model", at(&run), "--data", at(&adv), "--device", "cpu", "--json"];
+        assert_eq!(json(&again)["t2v"]["R@1"], tests[2]["t2v"]["R@1"]);
     }
     assert!(told["encoder"]["probes"]["sees colour"].as_f64().unwrap() > 0.0);
-    assert_eq!(told["adversarial"]["queries"], 32);
+    let adversarial = &told["adversarial"];
+    assert_eq!(adversarial["queries"], 32);
+    let right = |model: usize| models[model]["tests"][2]["right_colour_first"].as_f64().unwrap() * 0.32;
+    let lead = adversarial["better"].as_f64().unwrap() - adversarial["worse"].as_f64().unwrap();
+    assert!((right(2) - right(1) - lead).abs() < 1e-9, "who is better more often has the right colour more often");
     let queries = told["queries"].as_array().unwrap();
     assert!(!queries.is_empty());
     for query in queries {

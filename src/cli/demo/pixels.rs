@@ -213,13 +213,16 @@ fn rows(models: &[Trained]) -> Vec<Vec<String>> {
 }
 
 fn told(outcome: &Outcome) -> String {
-    let Found { queries, better, worse } = outcome.adversarial;
+    let Found { queries, only_place, better, worse } = outcome.adversarial;
     format!(
         "\n{}\nR@1, and queries whose first video has the right colour, in %; {}\n\
-         of {queries} queries before the twin's place {CAUSAL} has the right colour first and {PLAIN} another for {better}, \
-         the other way round for {worse}\n\ndone in {:.0} s; look at {}",
+         of {queries} queries of the last test {PLAIN} finds a clip that has the place alone first for {}, {CAUSAL} for {}\n\
+         {CAUSAL} has the right colour first and {PLAIN} another for {better}, the other way round for {worse}\n\n\
+         done in {:.0} s; look at {}",
         parts::table(&HEAD, rows(&outcome.models)),
         parts::protocol(&outcome.models),
+        only_place[0],
+        only_place[1],
         outcome.seconds,
         outcome.report.display()
     )

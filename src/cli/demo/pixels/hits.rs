@@ -18,11 +18,12 @@ const WORSE: usize = 1;
 /// Of how many of its frames a clip's strip is made.
 const STILLS: usize = 6;
 
-/// How often the two models' first hits differ in whether they have the right colour.
+/// What comes first for the queries of the adversarial test.
 #[derive(Copy, Clone, Serialize)]
 pub struct Found {
-    /// Of the adversarial test.
     pub queries: usize,
+    /// Queries for which token interaction and CBA put a clip first that has the place alone.
+    pub only_place: [usize; 2],
     /// CBA has the right colour first and token interaction another.
     pub better: usize,
     /// The other way round.
@@ -81,6 +82,10 @@ impl Is {
         }
     }
 
+    fn has_colour(self) -> bool {
+        matches!(self, Is::RightClip | Is::RightColour)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Is::RightClip => "✓ the right clip",
@@ -103,49 +108,51 @@ impl Is {
 
 /// How often the first hit has the colour that its query asks for, in percent.
 pub fn right_colour(test: &Seen, best: &[Ranked]) -> f64 {
-    let right = (0..best.len()).filter(|query| has_colour(test, best, *query)).count();
+    let right = (0..best.len()).filter(|query| first(test, best, *query).has_colour()).count();
     100.0 * right as f64 / best.len().max(1) as f64
 }
 
-fn has_colour(test: &Seen, best: &[Ranked], query: usize) -> bool {
-    let first = best.get(query).and_then(|best| best.first());
-    first.is_some_and(|(place, _)| test.clip(*place).truth.class == test.asked(query).truth.class)
+/// What of the first hit is right.
+fn first(test: &Seen, best: &[Ranked], query: usize) -> Is {
+    let hit = best.get(query).and_then(|best| best.first());
+    hit.map_or(Is::Neither, |(place, _)| Is::of(test.clip(*place), test.asked(query)))
 }
 
-/// Queries whose first hit has the right colour, of the plain model and of CBA.
-fn right(models: &[Trained], test: &Seen) -> Vec<[bool; 2]> {
-    let of = |name: &str, query: usize| model(models, name).is_some_and(|m| has_colour(test, &m.best, query));
-    (0..test.data.pairs.len()).map(|query| [of(PLAIN, query), of(CAUSAL, query)]).collect()
+/// The same of token interaction and of CBA, for each query.
+fn firsts(models: &[Trained], test: &Seen) -> Vec<[Is; 2]> {
+    let of = |name: &str, query: usize| model(models, name).map_or(Is::Neither, |m| first(test, &m.best, query));
+    (0..test.data.pairs.len()).map(|query| [PLAIN, CAUSAL].map(|name| of(name, query))).collect()
 }
 
 impl Found {
     pub fn new(models: &[Trained], test: &Seen) -> Found {
-        let right = right(models, test);
-        let count = |wanted: [bool; 2]| right.iter().filter(|r| **r == wanted).count();
-        Found { queries: right.len(), better: count([false, true]), worse: count([true, false]) }
+        let firsts = firsts(models, test);
+        let colours = |wanted: [bool; 2]| firsts.iter().filter(|f| f.map(Is::has_colour) == wanted).count();
+        let only_place = [0, 1].map(|m: usize| firsts.iter().filter(|f| f[m] == Is::OnlyPlace).count());
+        let (better, worse) = (colours([false, true]), colours([true, false]));
+        Found { queries: firsts.len(), only_place, better, worse }
     }
 }
 
 /// Queries to show: some that CBA answers better, each asking for another colour, and one that it answers worse. Where
 /// there is neither, the first of all.
 fn chosen(models: &[Trained], test: &Seen) -> Vec<usize> {
-    let right = right(models, test);
-    let all = |wanted: [bool; 2]| (0..right.len()).filter(|q| right[*q] == wanted).collect::<Vec<_>>();
-    let (mut better, worse) = (all([false, true]), all([true, false]));
-    // Those whose own clip comes first say more.
-    let finds = |query: &usize| {
-        let first = model(models, CAUSAL).and_then(|m| m.best.get(*query)?.first());
-        first.is_none_or(|(place, _)| test.clip(*place).id != test.asked(*query).id)
+    let firsts = firsts(models, test);
+    let all = |wanted: [bool; 2]| {
+        let found = firsts.iter().enumerate().filter(move |(_, firsts)| firsts.map(Is::has_colour) == wanted);
+        found.map(|(query, _)| query)
     };
-    better.sort_by_key(finds);
+    let mut better: Vec<usize> = all([false, true]).collect();
+    // Those where the place alone comes first before those where something else does, the right clip before another.
+    better.sort_by_key(|q| (firsts[*q][0] != Is::OnlyPlace, firsts[*q][1] != Is::RightClip));
+    let class = |query: usize| test.asked(query).truth.class;
     let mut shown: Vec<usize> = vec![];
     for query in better {
-        let class = |query: usize| test.asked(query).truth.class;
         if shown.len() < BETTER && !shown.iter().any(|q| class(*q) == class(query)) {
             shown.push(query);
         }
     }
-    shown.extend(worse.into_iter().take(WORSE));
+    shown.extend(all([true, false]).take(WORSE));
     if shown.is_empty() { vec![0] } else { shown }
 }
 

@@ -186,20 +186,26 @@ fn numbers(report: Report, outcome: &Outcome) -> Report {
 fn queries(report: Report, outcome: &Outcome) -> Report {
     let found = outcome.adversarial;
     let mut report = report.section("Queries and their hits").text(format!(
-        "The last test: every clip is in its twin's place. Of {} queries {CAUSAL} has the right colour first and {PLAIN} \
+        "The last test: every clip is in its twin's place. A clip that has the place alone, and its twin's colour, comes \
+         first for {} of {} queries with {PLAIN} and for {} with {CAUSAL}. {CAUSAL} has the right colour first and {PLAIN} \
          another for {}; the other way round it is for {}. {}",
+        found.only_place[0],
         found.queries,
+        found.only_place[1],
         found.better,
         found.worse,
         match (found.better, found.worse) {
             (0, 0) => "Here is one query for which they do not differ.",
-            (_, 0) => "Here are some of the first kind, chosen so that their colours differ.",
+            (_, 0) => "Here are some of the first kind, of different colours, those with the place alone before others.",
             (0, _) => "Here is one of the second kind.",
-            (..) => "Here are some of the first kind, chosen so that their colours differ, and at the end one of the second.",
+            (..) => {
+                "Here are some of the first kind, of different colours, those with the place alone before others, and at the \
+                 end one of the second kind."
+            }
         }
     ));
     for asked in &outcome.queries {
-        let sides: Vec<Figure> = asked.answers.iter().map(|answer| side(answer)).collect();
+        let sides: Vec<Figure> = asked.answers.iter().map(side).collect();
         let told: Vec<String> = asked.answers.iter().map(|answer| first(asked, answer)).collect();
         report = report.text(format!("“{}”", asked.caption)).figure(
             Figure::row("", &sides).svg(),
