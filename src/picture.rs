@@ -24,5 +24,5 @@ pub use points::Points;
 pub use report::Report;
 pub use rows::Rows;
 pub use shares::Shares;
-pub use svg::Figure;
+pub use svg::{COLOURS, Figure};
 pub use timeline::Timeline;

@@ -191,6 +191,74 @@ fn the_demo_goes_from_a_world_to_a_page() {
 }
 
 #[test]
+fn the_demo_on_pixels_goes_from_clips_to_hits() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("demo");
+    let demo = ["demo", "--pixels", "--quick", "--seed", "3", "--device", "cpu", "--out", at(&out)];
+    let told = json(&[&demo[..], &["--json", "--quiet"]].concat());
+    let models = told["models"].as_array().unwrap();
+    assert_eq!(models.len(), 3);
+    for (model, name) in models.iter().zip(["mean-pool", "token-interaction", "cba"]) {
+        assert_eq!(model["model"], name);
+        let tests = model["tests"].as_array().unwrap();
+        for (test, which) in tests.iter().zip(["id", "any", "adv"]) {
+            assert_eq!((&test["test"], &test["protocol"]["texts"]), (&which.into(), &32.into()));
+            for share in [&test["t2v"]["R@1"], &test["v2t"]["R@1"], &test["right_colour_first"]] {
+                assert!((0.0..=100.0).contains(&share.as_f64().unwrap()), "{name}, {which}: {share}");
+            }
+        }
+        // The command says of the folder what the demo said.
+        let (run, adv) = (out.join(name), out.join("world/adv"));
+        let again = ["eval", "retrieval", "--model", at(&run), "--data", at(&adv), "--device", "cpu", "--json"];
+        assert_eq!(json(&again)["t2v"]["R@1"], tests[2]["t2v"]["R@1"]);
+    }
+    assert!(told["encoder"]["probes"]["sees colour"].as_f64().unwrap() > 0.0);
+    let adversarial = &told["adversarial"];
+    assert_eq!(adversarial["queries"], 32);
+    let right = |model: usize| models[model]["tests"][2]["right_colour_first"].as_f64().unwrap() * 0.32;
+    let lead = adversarial["better"].as_f64().unwrap() - adversarial["worse"].as_f64().unwrap();
+    assert!((right(2) - right(1) - lead).abs() < 1e-9, "who is better more often has the right colour more often");
+    let queries = told["queries"].as_array().unwrap();
+    assert!(!queries.is_empty());
+    for query in queries {
+        for (answer, name) in query["answers"].as_array().unwrap().iter().zip(["token-interaction", "cba"]) {
+            assert_eq!(answer["model"], name);
+            let hits = answer["hits"].as_array().unwrap();
+            assert_eq!(hits.len(), 3);
+            for hit in hits {
+                let own = query["text"].as_str().unwrap().split('#').next().unwrap() == hit["video"];
+                assert_eq!(hit["is"] == "right-clip", own, "{hit}");
+                let right = hit["is"] == "right-clip" || hit["is"] == "right-colour";
+                assert_eq!(right, hit["colour"] == query["colour"], "{hit}");
+                // In this test who has the place of a colour has the colour's twin.
+                assert_eq!(hit["is"] == "only-place", hit["place"] == query["place"], "{hit}");
+                assert_eq!(hit["foreground"].as_array().unwrap().len(), if name == "cba" { 12 } else { 0 });
+            }
+        }
+    }
+    let page = std::fs::read_to_string(told["report"].as_str().unwrap()).unwrap();
+    let parts = [
+        "What goes with what in training",
+        "First video has the right colour",
+        "Who puts the right one first",
+        "Queries and their hits",
+        "the clips of the tests as mp4 files",
+        "ties: expected; 32 texts",
+    ];
+    for part in parts {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(page.matches("data:image/jpeg;base64,").count() >= queries.len() * 36, "frames of every hit");
+    assert!(refused(&demo).contains("exists"));
+    // What the page says to run next, runs.
+    let commands = page.split("<pre>").nth(1).unwrap().split("</pre>").next().unwrap();
+    let explain = commands.lines().find(|line| line.starts_with("moviola explain")).unwrap();
+    let words: Vec<&str> =
+        explain.split(' ').skip(1).map(|word| if word == "why.html" { "why.svg" } else { word }).collect();
+    assert!(moviola(&words).current_dir(dir.path()).output().unwrap().status.success(), "{explain}");
+}
+
+#[test]
 fn worlds_come_by_name_with_any_parameter() {
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str| at(&dir.path().join(name)).to_string();
@@ -485,6 +553,12 @@ fn every_claim_runs_and_keeps_what_it_measured() {
         ok(&["claims", "pareto", "--quick", "--only", "token-interaction", "--seeds", "1", "--out", kept])
             .contains("nothing here is judged")
     );
+    // Masks that are given, where frames come from pixels.
+    let given =
+        ["claims", "rendered-background", "--quick", "--only", "cba-oracle-mask,cba-random-mask", "--seeds", "1"];
+    let told = json(&[&given[..], &["--device", "cpu", "--out", kept, "--json", "--quiet"]].concat());
+    let [oracle, random] = ["cba-oracle-mask", "cba-random-mask"].map(|v| &told["table"]["variants"][v][0]);
+    assert!(oracle["mask"].is_f64() && oracle != random, "{told}");
 }
 
 #[test]

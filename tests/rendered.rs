@@ -262,16 +262,8 @@ fn objects_come_and_go_and_are_filmed_apart() {
             (walls, clips) = (walls + usize::from(wall), clips + 1);
         }
         assert!((walls as f32 / clips as f32 - apart).abs() < 0.25, "{walls} of {clips} for {apart}");
-        assert_eq!(
-            walls,
-            if apart == 0.0 {
-                0
-            } else if apart == 1.0 {
-                clips
-            } else {
-                walls
-            }
-        );
+        assert!(apart > 0.0 || walls == 0);
+        assert!(apart < 1.0 || walls == clips);
     }
 }
 
@@ -285,7 +277,7 @@ fn colours_come_closer_and_objects_grow_as_told() {
     }
     let base = small(seed());
     let areas = |objects: f32| -> Vec<f32> {
-        let clips = Rendered { objects, ..base.clone() }.clips(Set::Train).unwrap();
+        let clips = Rendered { objects, order_share: 0.0, ..base.clone() }.clips(Set::Train).unwrap();
         let area = |clip: &Clip| {
             let [left, top, right, bottom] = clip.truth.boxes.iter().flatten().next().copied().unwrap();
             ((right - left) * (bottom - top)) as f32

@@ -6,6 +6,7 @@
 
 use super::{Effort, Job};
 use crate::data::Dataset;
+use crate::data::dataset::Keys;
 use crate::data::files::Beside;
 use crate::data::picture::Picture;
 use crate::data::shard_writer::{ShardOptions, ShardWriter};
@@ -16,9 +17,11 @@ use crate::encoders::pixels::Preprocess;
 use crate::encoders::{image::ImageEncoder, text::TextEncoder};
 use crate::error::{Error, Result};
 use crate::random::Random;
-use crate::train::TrainOptions;
 use crate::train::encoder::{EncoderOptions, EncoderRun, EncoderTrainer, Pairs};
+use crate::train::{Event, TrainOptions};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Random stream of the moments that the tower is shown.
@@ -91,26 +94,84 @@ impl Pairs for Stills {
     }
 }
 
-fn picture(canvas: Canvas) -> Result<Picture> {
+/// A frame of a clip as pictures are kept.
+///
+/// # Errors
+/// When it is larger than pictures are, which no world's is.
+pub fn picture(canvas: Canvas) -> Result<Picture> {
     // Sides fit: the world has checked them.
     Picture::new(canvas.width as u32, canvas.height as u32, canvas.rgb)
 }
 
-/// The folder of a tower that was trained on `school.clips` clips of `world`, which has no trap; made if it is not there.
-pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Result<PathBuf> {
-    let to = place.join("clip");
-    if to.exists() {
-        return Ok(to);
-    }
-    let neutral = Rendered {
+/// What the tower learns from: other clips of `world`, in which places tell nothing.
+fn neutral(job: &Job, world: &Rendered, school: &School) -> Rendered {
+    Rendered {
         train: if job.effort == Effort::Quick { school.clips / 16 } else { school.clips },
         rho: 0.0,
         captions: 1,
         cut_share: 0.0,
-        // Other clips than those of the test.
         seed: world.seed ^ 0x7363_686f_6f6c,
         ..world.clone()
-    };
+    }
+}
+
+/// Where a job's tower is: it depends on its school and on the captions that gave it its words, and not on `rho`.
+fn tower_place(job: &Job, world: &Rendered, school: &School) -> PathBuf {
+    let School { image, side, patch, told: _, clips: _, epochs, batch, learning_rate } = school;
+    let words = Rendered { rho: 0.0, ..world.clone() };
+    let neutral = neutral(job, world, school);
+    job.shared.join(key(&format!("{image:?} {side} {patch} {epochs} {batch} {learning_rate} {neutral:?} {words:?}")))
+}
+
+/// Where a set's features are.
+fn place(job: &Job, world: &Rendered, school: &School, set: Set) -> PathBuf {
+    tower_place(job, world, school).join(format!("{}-{}", set.name(), key(&format!("{world:?}"))))
+}
+
+fn key(of: &str) -> String {
+    Sha256::digest(of).iter().take(4).map(|b| format!("{b:02x}")).collect()
+}
+
+/// Makes the tower of a job and its features of these sets, where they are not there.
+///
+/// # Errors
+/// As [`tower`] and [`features`].
+pub fn prepare(job: &Job, world: &Rendered, school: &School, frames: usize, sets: &[Set]) -> Result<()> {
+    let tower = tower(job, &tower_place(job, world, school), world, school, |_| {})?;
+    for set in sets {
+        let to = place(job, world, school, *set);
+        if !to.exists() {
+            features(job, &tower, world, *set, frames, &to, |_, _| {})?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens what [`prepare`] made of a set.
+///
+/// # Errors
+/// As [`open`].
+pub fn seen(job: &Job, world: &Rendered, school: &School, set: Set) -> Result<(Dataset, Vec<Clip>)> {
+    open(&place(job, world, school, set), world, set)
+}
+
+/// The folder of a tower that was trained on `school.clips` clips of `world`, which has no trap; made if it is not there.
+/// `observe` is told how training goes.
+///
+/// # Errors
+/// [`Error::Stopped`] when the job is stopped; whatever the world, training and the disk refuse.
+pub fn tower(
+    job: &Job,
+    place: &Path,
+    world: &Rendered,
+    school: &School,
+    observe: impl FnMut(Event),
+) -> Result<PathBuf> {
+    let to = place.join("clip");
+    if to.exists() {
+        return Ok(to);
+    }
+    let neutral = neutral(job, world, school);
     let clips = neutral.clips(Set::Train)?;
     let words = world.clips(Set::Train)?;
     let first = place.join("first");
@@ -150,7 +211,7 @@ pub fn tower(job: &Job, place: &Path, world: &Rendered, school: &School) -> Resu
         resume: true,
     };
     let mut trainer = EncoderTrainer::new(&run, (job.open)()?)?;
-    let summary = trainer.run(job.stop, |_| {})?;
+    let summary = trainer.run(job.stop, observe)?;
     if summary.stopped_early {
         return Err(Error::Stopped);
     }
@@ -168,8 +229,25 @@ pub fn shows(clip: &Clip, rows: usize, row: usize) -> bool {
     clip.truth.boxes.get(frame(clip, rows, row)).is_some_and(Option::is_some)
 }
 
+/// Seconds of the frames of a clip that are its `rows` rows.
+pub fn moments(clip: &Clip, rows: usize) -> Vec<f32> {
+    (0..rows).map(|row| frame(clip, rows, row) as f32 / clip.truth.fps).collect()
+}
+
 /// Writes what the tower makes of a set's clips, `frames` a clip, and of their captions, as the new data set `to`.
-pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usize, to: &Path) -> Result<()> {
+/// `told` is told how many clips of all are done.
+///
+/// # Errors
+/// [`Error::Stopped`] when the job is stopped; whatever the world, the tower and the disk refuse.
+pub fn features(
+    job: &Job,
+    tower: &Path,
+    world: &Rendered,
+    set: Set,
+    frames: usize,
+    to: &Path,
+    mut told: impl FnMut(usize, usize),
+) -> Result<()> {
     let (beside, clips) = (Beside::new(to)?, world.clips(set)?);
     let place = beside.partial();
     std::fs::create_dir_all(place).map_err(Error::io("create", place))?;
@@ -182,14 +260,12 @@ pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usi
         dim,
         ShardOptions::default(),
     )?;
+    let mut done = 0;
     // A few at a time: pictures on all cores, then vectors.
     for some in clips.chunks(64) {
         let preprocess = images.preprocess().clone();
-        let moments = |clip: &Clip| -> Vec<f32> {
-            (0..frames).map(|row| frame(clip, frames, row) as f32 / clip.truth.fps).collect()
-        };
         let squares = some.par_iter().map(|clip| {
-            let all = clip.scene.frames(moments(clip).into_iter());
+            let all = clip.scene.frames(moments(clip, frames).into_iter());
             all.map(|canvas| preprocess.square(&picture(canvas)?)).collect::<Result<Vec<_>>>()
         });
         let squares: Vec<Vec<Vec<u8>>> = squares.collect::<Result<_>>()?;
@@ -200,8 +276,10 @@ pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usi
         };
         images.encode_squares(squares.into_iter().flatten().map(Ok), keep, job.stop)?;
         for (clip, rows) in some.iter().zip(rows.chunks_exact(frames * dim)) {
-            shards.push(&clip.id, rows, Some(&moments(clip)))?;
+            shards.push(&clip.id, rows, Some(&moments(clip, frames)))?;
         }
+        done += some.len();
+        told(done, clips.len());
     }
     shards.finish()?;
     drop(images);
@@ -223,7 +301,71 @@ pub fn features(job: &Job, tower: &Path, world: &Rendered, set: Set, frames: usi
     beside.keep()
 }
 
-/// Opens what [`features`] wrote.
-pub fn open(place: &Path, set: Set) -> Result<Dataset> {
-    Dataset::open(place, None, set.split())
+/// Opens what [`features`] wrote of `world`: the data set, captions of one story no negatives of each other, and its
+/// clips in the order of its videos.
+///
+/// # Errors
+/// When the folder cannot be read, or is of another world.
+pub fn open(place: &Path, world: &Rendered, set: Set) -> Result<(Dataset, Vec<Clip>)> {
+    let (data, clips) = (Dataset::open(place, None, set.split())?, world.clips(set)?);
+    if !clips.iter().map(|clip| &clip.id).eq(data.videos.ids()) {
+        return Err(Error::format(place, "has other clips than the world", "remove it, so that it is made anew"));
+    }
+    let mut known = HashMap::new();
+    let mut story = |video: usize| {
+        let truth = &clips[video].truth;
+        let actions: Vec<_> = truth.events.iter().map(|e| e.action).collect();
+        let next = known.len() as u32;
+        *known.entry((truth.shape, truth.colour, actions)).or_insert(next)
+    };
+    let caption = data.pairs.iter().map(|p| story(p.video)).collect();
+    let video = data.pairs.iter().map(|p| p.video as u32).collect();
+    Ok((data.with_keys(Keys { video, caption })?, clips))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::CLAIMS;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_tower_is_that_of_its_world_and_school() {
+        let variants = CLAIMS[0].variants(Effort::Full);
+        let (stop, dir) = (AtomicBool::new(false), Path::new("shared"));
+        let open = || Err(Error::Stopped);
+        let job = Job {
+            variant: &variants[0],
+            seed: 1,
+            generator: crate::data::worlds::Generator::Main,
+            effort: Effort::Full,
+            scratch: dir,
+            shared: dir,
+            stop: &stop,
+            open: &open,
+        };
+        let image = Tower { dim: 8, layers: 1, heads: 1, hidden: 8 };
+        let school = |epochs| School {
+            image,
+            side: 8,
+            patch: 4,
+            told: object_or_place,
+            clips: 9,
+            epochs,
+            batch: 3,
+            learning_rate: 0.1,
+        };
+        let world = Rendered::default();
+        let usual = tower_place(&job, &world, &school(1));
+        let other = |world: Rendered| tower_place(&job, &world, &school(1)) != usual;
+        assert!(other(Rendered { delta: 0.5, ..world.clone() }) && other(Rendered { absent: 0.5, ..world.clone() }));
+        // Other captions have other words.
+        assert!(other(Rendered { captions: 3, ..world.clone() }) && other(Rendered { train: 7, ..world.clone() }));
+        assert!(tower_place(&job, &world, &school(2)) != usual);
+        // Variants that differ in the trap share the tower and not what it sees.
+        let free = Rendered { rho: 0.0, ..world.clone() };
+        assert!(!other(free.clone()));
+        let seen = |world: &Rendered| place(&job, world, &school(1), Set::Train);
+        assert!(seen(&free) != seen(&world) && seen(&world).starts_with(&usual));
+    }
 }

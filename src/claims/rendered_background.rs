@@ -1,8 +1,8 @@
-//! S1 in pixels: objects come and go before a background that, in training, goes with their shape.
+//! S1 in pixels: objects are filmed before a wall, between views of a place that, in training, goes with their colour.
 //!
-//! Frames are what a tower of CLIP sees of them (see [`super::pixels`]); it has learned to tell shapes and backgrounds
-//! apart. The first and last part of a clip show the place alone, so that a model which matches captions with places is
-//! right in training, and wrong in `adv`, where each clip has the place of its twin: the other shape, doing the same.
+//! Frames are what a tower of CLIP sees of them (see [`super::pixels`]); it has learned shapes, colours and places. A model
+//! that matches captions with places is right in training, and wrong in `adv`, where each clip has the place of its twin:
+//! an object of a colour that differs little, doing the same.
 
 use super::bars::{Bar, Rule, Table, difference, mean_of};
 use super::pixels::{self, School};
@@ -11,7 +11,6 @@ use super::spurious_background::random_mask;
 use super::trained::{Recipe, Scores, recall, scores, train, world_of};
 use super::{Claim, Effort, Job, Mask, Measures, Sweep, Variant};
 use crate::data::Dataset;
-use crate::data::dataset::Keys;
 use crate::data::worlds::Generator;
 use crate::data::worlds::rendered::{Clip, Rendered, Set};
 use crate::encoders::fresh::Tower;
@@ -20,9 +19,6 @@ use crate::eval::auroc;
 use crate::models::cba::config::{CbaConfig, Foreground, Trunk};
 use crate::models::scorer::Scorer;
 use crate::random::Random;
-use sha2::{Digest, Sha256};
-use std::collections::HashMap;
-use std::path::PathBuf;
 
 pub struct RenderedBackgroundClaim;
 
@@ -30,7 +26,8 @@ pub struct RenderedBackgroundClaim;
 pub const FRAMES: usize = 12;
 /// Random stream of random masks.
 const MASKS: u64 = 0x6d61_736b;
-const SCHOOL: School = School {
+/// Who sees [`FRAMES`] of the world.
+pub const SCHOOL: School = School {
     image: Tower { dim: 64, layers: 3, heads: 4, hidden: 256 },
     side: 48,
     patch: 6,
@@ -109,19 +106,12 @@ impl Claim for RenderedBackgroundClaim {
 
     fn prepare(&self, job: &Job) -> Result<()> {
         let world = rendered(job)?;
-        let tower = pixels::tower(job, job.shared, &world, &SCHOOL)?;
-        for set in Set::ALL {
-            let to = place(job, &world, set);
-            if !to.exists() {
-                pixels::features(job, &tower, &world, set, FRAMES, &to)?;
-            }
-        }
-        Ok(())
+        pixels::prepare(job, &world, &SCHOOL, FRAMES, &Set::ALL)
     }
 
     fn measure(&self, job: &Job) -> Result<Measures> {
         let world = rendered(job)?;
-        let (data, clips) = seen(job, &world, Set::Train)?;
+        let (data, clips) = pixels::seen(job, &world, &SCHOOL, Set::Train)?;
         let random = Random::new(job.seed, MASKS);
         let is_foreground = |video: usize, frame: usize| match job.variant.mask {
             Mask::Random => random_mask(random, video, FRAMES, frame),
@@ -133,7 +123,7 @@ impl Claim for RenderedBackgroundClaim {
         drop(data);
         let mut measures = Measures::new();
         for (set, name) in TESTS {
-            let (data, clips) = seen(job, &world, set)?;
+            let (data, clips) = pixels::seen(job, &world, &SCHOOL, set)?;
             let [t2v, v2t] = recall(job, &model, &data)?;
             measures.insert(format!("{name} t2v"), t2v);
             measures.insert(format!("{name} v2t"), v2t);
@@ -166,6 +156,13 @@ impl Claim for RenderedBackgroundClaim {
                 format!("adversarial R@1 {direction}, model over token interaction"),
                 Rule::AtLeast(5.0),
                 move |t| t.gain("cba", "token-interaction", &format!("adv {direction}")),
+            )
+        };
+        let sees = |what: &'static str| {
+            Bar::new(
+                format!("{what} as a linear probe reads it from the tower's frames (chance 12.5)"),
+                Rule::Reported,
+                move |t| t.values("cba", &format!("sees {what}")),
             )
         };
         vec![
@@ -202,15 +199,18 @@ impl Claim for RenderedBackgroundClaim {
             Bar::new("gap between in distribution and adversarial, t2v", Rule::Reported, |t| {
                 difference(&t.values("cba", "id t2v"), &t.values("cba", "adv t2v"))
             }),
-            Bar::new("shapes that a linear probe reads from the tower's frames (chance 12.5)", Rule::Reported, |t| {
-                t.values("cba", "sees shape")
-            }),
+            sees("shape"),
+            sees("colour"),
+            sees("place"),
         ]
     }
 }
 
 /// The world of a job.
-fn rendered(job: &Job) -> Result<Rendered> {
+///
+/// # Errors
+/// When the generator is another than the main one, or the variant names a parameter that the world does not have.
+pub fn rendered(job: &Job) -> Result<Rendered> {
     if job.generator == Generator::HeldOut {
         return Err(Error::config("--generator", "is held-out, and pixels have one law only", "use main"));
     }
@@ -220,28 +220,6 @@ fn rendered(job: &Job) -> Result<Rendered> {
         "objects": 1.3, "absent": 0.5, "apart": 1.0, "order_share": 0.0, "cut_share": 0.0,
     });
     world_of(job, base.as_object().cloned().unwrap_or_default())
-}
-
-/// Where a set's features are.
-pub(super) fn place(job: &Job, world: &Rendered, set: Set) -> PathBuf {
-    let hash = Sha256::digest(format!("{world:?}"));
-    let hash: String = hash.iter().take(4).map(|b| format!("{b:02x}")).collect();
-    job.shared.join(format!("{}-{hash}", set.name()))
-}
-
-pub(super) fn seen(job: &Job, world: &Rendered, set: Set) -> Result<(Dataset, Vec<Clip>)> {
-    let (data, clips) = (pixels::open(&place(job, world, set), set)?, world.clips(set)?);
-    // Captions of the same story are no negatives of each other.
-    let mut known = HashMap::new();
-    let mut story = |video: usize| {
-        let truth = &clips[video].truth;
-        let actions: Vec<_> = truth.events.iter().map(|e| e.action).collect();
-        let next = known.len() as u32;
-        *known.entry((truth.shape, truth.colour, actions)).or_insert(next)
-    };
-    let caption = data.pairs.iter().map(|p| story(p.video)).collect();
-    let video = data.pairs.iter().map(|p| p.video as u32).collect();
-    Ok((data.with_keys(Keys { video, caption })?, clips))
 }
 
 /// How often a text's own video is before that video's twin, in percent; ties half.
@@ -263,9 +241,10 @@ fn before_twin(scores: &Scores, data: &Dataset, clips: &[Clip]) -> f64 {
     100.0 * right / f64::max(all, 1.0)
 }
 
-/// How often the first video for a text has the colour that it asks for, in percent.
+/// How often the first video for a text has the colour that it asks for, in percent; of equal scores the first counts.
 fn right_colour(scores: &Scores, data: &Dataset, clips: &[Clip]) -> f64 {
-    let first = |text: usize| (0..scores.videos).max_by(|a, b| scores.at(text, *a).total_cmp(&scores.at(text, *b)));
+    let first =
+        |text: usize| (0..scores.videos).rev().max_by(|a, b| scores.at(text, *a).total_cmp(&scores.at(text, *b)));
     let class = |video: usize| clips[video].truth.class;
     let right = data.pairs.iter().enumerate().filter(|(t, p)| first(*t).is_some_and(|v| class(v) == class(p.video)));
     100.0 * right.count() as f64 / data.pairs.len() as f64

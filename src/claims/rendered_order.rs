@@ -5,12 +5,11 @@
 //! there, how large, and where. What happens, and in which order, is for the model to find.
 
 use super::pixels::{self, School};
-use super::rendered_background::{place, seen};
 use super::temporal_order::{bars, trained_on, under_perturbation, variants};
 use super::trained::{Recipe, train, world_of};
 use super::{Bar, Claim, Effort, Job, Measures, Sweep, Variant};
 use crate::data::worlds::Generator;
-use crate::data::worlds::rendered::{Rendered, Set};
+use crate::data::worlds::rendered::{Rendered, Set, TwinKind};
 use crate::data::worlds::temporal_order::Query;
 use crate::encoders::fresh::Tower;
 use crate::error::{Error, Result};
@@ -64,27 +63,23 @@ impl Claim for RenderedOrderClaim {
 
     fn prepare(&self, job: &Job) -> Result<()> {
         let world = rendered(job)?;
-        let tower = pixels::tower(job, job.shared, &world, &SCHOOL)?;
-        for set in [Set::Train, Set::Test] {
-            let to = place(job, &world, set);
-            if !to.exists() {
-                pixels::features(job, &tower, &world, set, FRAMES, &to)?;
-            }
-        }
-        Ok(())
+        pixels::prepare(job, &world, &SCHOOL, FRAMES, &[Set::Train, Set::Test])
     }
 
     fn measure(&self, job: &Job) -> Result<Measures> {
         let world = rendered(job)?;
-        let model = train(job, &trained_on(job, seen(job, &world, Set::Train)?.0)?, None, None)?;
-        let (data, clips) = seen(job, &world, Set::Test)?;
+        let model = train(job, &trained_on(job, pixels::seen(job, &world, &SCHOOL, Set::Train)?.0)?, None, None)?;
+        let (data, clips) = pixels::seen(job, &world, &SCHOOL, Set::Test)?;
         let twin = |video: usize| {
-            let of = clips.get(video)?.truth.twin.as_ref()?;
+            let of = clips.get(video)?.truth.twin.as_ref().filter(|twin| twin.kind == TwinKind::Order)?;
             clips.iter().position(|clip| clip.id == of.video_id)
         };
-        let query = |video| Query { events: [0, 1], ordered: true, video, twin: twin(video), correct: vec![video] };
+        let query = |video| {
+            let twin = twin(video);
+            Query { events: [0, 1], ordered: twin.is_some(), video, twin, correct: vec![video] }
+        };
         let queries: Vec<Query> = data.pairs.iter().map(|pair| query(pair.video)).collect();
-        under_perturbation(job, &model, &queries, &|| Ok(seen(job, &world, Set::Test)?.0))
+        under_perturbation(job, &model, &queries, &|| Ok(pixels::seen(job, &world, &SCHOOL, Set::Test)?.0))
     }
 
     fn percents(&self) -> &'static [&'static str] {

@@ -41,11 +41,16 @@ pub fn marked(stills: Vec<Still>, moments: &[Moment]) -> Vec<(Still, bool)> {
 }
 
 fn take(ffmpeg: &Ffmpeg, file: &Path, second: f32) -> Result<Still> {
-    let Picture { width, height, rgb } = ffmpeg.still(file, second, WIDTH)?;
+    still(&ffmpeg.still(file, second, WIDTH)?, second, file)
+}
+
+/// A picture as it goes into a page; `from` is named should it not be possible.
+pub fn still(picture: &Picture, second: f32, from: &Path) -> Result<Still> {
+    let Picture { width, height, rgb } = picture;
     let mut jpeg = vec![];
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
-        .encode(&rgb, width, height, ExtendedColorType::Rgb8)
-        .map_err(|e| Error::format(file, format!("a frame cannot be made a JPEG ({e})"), "report it"))?;
+        .encode(rgb, *width, *height, ExtendedColorType::Rgb8)
+        .map_err(|e| Error::format(from, format!("a frame cannot be made a JPEG ({e})"), "report it"))?;
     let data = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(&jpeg));
-    Ok(Still { second: f64::from(second), width, height, data })
+    Ok(Still { second: f64::from(second), width: *width, height: *height, data })
 }

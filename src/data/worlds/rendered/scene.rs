@@ -35,7 +35,6 @@ pub struct Scene {
     pub shape: Shape,
     /// What fills the object.
     pub rgb: [u8; 3],
-    pub size: Size,
     /// At first, in shares of the shorter side.
     pub radius: f32,
     /// Where the object is at first, in pixels.

@@ -257,7 +257,8 @@ impl Rendered {
         within("cut_share", self.cut_share, 0.0, 1.0)?;
         within("apart", self.apart, 0.0, 1.0)?;
         within("delta", self.delta, 0.0, 1.0)?;
-        within("objects", self.objects, 0.2, 1.3)?;
+        // Two events in a row need more room than a large object leaves.
+        within("objects", self.objects, 0.2, if self.order_share > 0.0 { 1.0 } else { 1.3 })?;
         within("absent", self.absent, 0.0, MOST_ABSENT)
     }
 
@@ -366,7 +367,6 @@ impl Rendered {
             height: self.height,
             shape: story.shape,
             rgb: story.colour.rgb_among(self.delta),
-            size,
             radius: self.objects * size.radius(),
             start,
             events: events(&story, on_screen, draw),

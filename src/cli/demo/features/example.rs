@@ -1,7 +1,8 @@
 //! One query by which two models are compared: what each sees in the right video and in its twin.
 
-use super::{CAUSAL, PLAIN, Trained, open};
+use super::{CAUSAL, PLAIN, Trained};
 use crate::claims::trained::with_videos;
+use crate::cli::demo::{model, open};
 use crate::cli::explain::{Shown, explain};
 use crate::cli::{Common, STOP};
 use crate::data::worlds::Made;
@@ -43,10 +44,10 @@ pub struct Side {
 
 /// Adversarial queries that the plain model answers with the twin and CBA with the right video.
 pub fn find<V>(models: &[Trained], truth: &Made<V, Query>) -> Vec<usize> {
-    let first = |name: &str| models.iter().find(|m| m.model == name).map_or(&[][..], |m| &m.first);
+    let first = |name: &str| model(models, name).into_iter().flat_map(Trained::first);
     let answers = truth.queries.iter().zip(first(PLAIN)).zip(first(CAUSAL)).enumerate();
     answers
-        .filter(|(_, ((query, plain), causal))| query.twin == Some(**plain) && query.correct == **causal)
+        .filter(|(_, ((query, plain), causal))| query.twin == Some(*plain) && query.correct == *causal)
         .map(|(i, _)| i)
         .collect()
 }

@@ -1,18 +1,13 @@
 //! The page of the demo: what a spurious background is, who goes by it, and how one sees that in a single pair.
 
 use super::example::{Example, Reasons};
-use super::{CAUSAL, HEAD, Outcome, PLAIN, Trained, called, rows};
+use super::{CAUSAL, HEAD, Outcome, PLAIN, Trained, called, parts, rows};
 use crate::cli::explain::figures::Size;
 use crate::data::worlds::Made;
 use crate::data::worlds::spurious_background::{Query, Test, Video};
 use crate::error::Result;
-use crate::eval::Direction;
-use crate::picture::bars::Value;
-use crate::picture::{Bars, Curves, Figure, Report, Rows, table};
-use crate::train::log::Line;
+use crate::picture::{Figure, Report, Rows, table};
 use std::path::Path;
-
-const DIRECTIONS: [Direction; 2] = [Direction::T2v, Direction::V2t];
 
 pub fn page(outcome: &Outcome, out: &Path, truth: &Made<Video, Query>) -> Result<Report> {
     let report = Report::new("Moviola demo: a shortcut, and how to see it")
@@ -71,79 +66,38 @@ fn about_the_world(outcome: &Outcome) -> String {
 
 /// The bars and the table, with the protocol.
 fn numbers(report: Report, outcome: &Outcome) -> Report {
-    let groups = DIRECTIONS.iter().flat_map(|d| {
-        let way = if *d == Direction::T2v { "text to video" } else { "video to text" };
-        Test::ALL.map(|test| format!("{}\n{way}", called(test)))
-    });
-    let mut bars = Bars::new("Who puts the right one first", "R@1 (%)", groups.collect());
-    bars = bars.range(0.0, 100.0).size(880.0, 360.0);
-    for m in &outcome.models {
-        let values = DIRECTIONS.iter().flat_map(|d| m.tests.iter().map(move |t| recall(&t.retrieval, *d)));
-        bars = bars.series(m.model, values.collect());
-    }
-    let first = outcome.models.first();
-    let protocol = first.and_then(|m| m.tests.first()).map(|t| t.retrieval.protocol.to_string()).unwrap_or_default();
-    let steps = first.map_or(String::new(), |m| {
-        let o = &m.options;
-        format!(
-            "{} training videos, {} epochs of batches of {}, seed {}",
-            outcome.world.train, o.epochs, o.batch, o.seed
-        )
-    });
-    let times: Vec<String> =
-        outcome.models.iter().map(|m| format!("{} {:.0} s", m.model, m.training_seconds)).collect();
+    let models = &outcome.models;
     report
         .section("Where the shortcut is, and where it is not")
         .figure(
-            bars.svg(),
+            parts::bars(models).svg(),
             "R@1: how many queries put the right one first. A model that looks at what happens is as good before any \
              background; what a model loses from the left bars to the right ones is what it owed to the shortcut. Lines: \
              95 % interval of the queries (Wilson).",
         )
         .table(
-            table::plain(&HEAD, &rows(&outcome.models)),
+            table::plain(&HEAD, &rows(models)),
             format!(
-                "R@1 in %, and how many queries of the last test find the twin first: the shortcut itself. {protocol}. \
-                 {steps}; after each epoch R@1 on validation videos with backgrounds as in training, the best kept. \
-                 No model is told which frames are background. Training took: {}.",
-                times.join(", ")
+                "R@1 in %, and how many queries of the last test find the twin first: the shortcut itself. {}. {}; after \
+                 each epoch R@1 on validation videos with backgrounds as in training, the best kept. No model is told \
+                 which frames are background. {}",
+                parts::protocol(models),
+                parts::training(models, outcome.world.train),
+                parts::times(models)
             ),
         )
 }
 
-fn recall(retrieval: &crate::eval::Retrieval, direction: Direction) -> Value {
-    let interval = &retrieval.protocol.recall_interval;
-    let (metrics, interval) = match direction {
-        Direction::T2v => (retrieval.t2v, interval.t2v),
-        Direction::V2t => (retrieval.v2t, interval.v2t),
-    };
-    (metrics.map_or(f64::NAN, |m| m.recall_at_1), interval)
-}
-
 fn training(report: Report, models: &[Trained]) -> Report {
-    let mut validation = Curves::new("Validation", "step", "mean R@1 (%)").size(760.0, 300.0);
-    let mut loss = Curves::new("Training", "step", "loss (nats)").size(760.0, 300.0);
-    for m in models {
-        let validated = m.log.iter().filter_map(|line| match line {
-            Line::Validation { step, recall_at_1, .. } => Some((*step as f64, *recall_at_1)),
-            Line::Step { .. } | Line::Gate { .. } => None,
-        });
-        let losses = m.log.iter().filter_map(|line| match line {
-            Line::Step { step, loss, .. } => Some((*step as f64, f64::from(*loss))),
-            Line::Gate { .. } | Line::Validation { .. } => None,
-        });
-        validation = validation.series(m.model, validated.collect());
-        loss = loss.series(m.model, losses.collect());
-    }
     report
         .section("Training")
         .figure(
-            validation.svg(),
+            parts::validation(models).svg(),
             "R@1, mean of both directions, on validation videos, whose backgrounds are as in training: the curve of a \
              model that takes the shortcut rises as well as another's. It is not here that one sees it.",
         )
         .figure(
-            loss.svg(),
+            parts::losses(models).svg(),
             "The sum of each model's losses. CBA's has terms that the others do not have, among them those of videos \
              with another's background; their heights cannot be compared.",
         )
