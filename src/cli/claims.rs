@@ -18,6 +18,7 @@ use told::Told;
 #[command(after_help = "\
 Claims:
   spurious-background  the counterfactual branch suppresses shortcuts through the background
+  rendered-background  the same from pixels: clips, and an encoder of their frames that is trained first
   factors              routing emphasises the cue that a query asks for
   temporal-order       temporal regularisation stabilises what a model knows of order
   pareto               what routing costs in time and memory and what it brings; without bars
@@ -37,7 +38,7 @@ Examples:
 Results are kept by variant and seed in --out: a run that was stopped goes on where it was. The exit status is not 0
 when a bar fails. Times are those of the machine that the run was made on.")]
 pub struct Claims {
-    /// spurious-background, factors, temporal-order, pareto or frames.
+    /// spurious-background, rendered-background, factors, temporal-order, pareto or frames.
     claim: String,
     /// Seeds a variant.
     #[arg(long, default_value_t = 5)]
