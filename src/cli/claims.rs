@@ -18,10 +18,10 @@ use told::Told;
 #[command(after_help = "\
 Claims:
   spurious-background  the counterfactual branch suppresses shortcuts through the background
+  rendered-background  the same from pixels: clips, and an encoder of their frames that is trained first
   factors              routing emphasises the cue that a query asks for
   temporal-order       temporal regularisation stabilises what a model knows of order
-  rendered-background  the first from pixels: a tower of its own, on clips drawn for it
-  rendered-order       the third from pixels
+  rendered-order       the same from pixels
   pareto               what routing costs in time and memory and what it brings; without bars
   frames               recall by the number of frames a video is given; without bars
 
