@@ -202,6 +202,22 @@ fn pixels_that_are_not_square_are_stretched_as_a_player_does() {
     }
 }
 
+#[test]
+fn a_picture_that_changes_its_size_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = |size: &str, offset: &str| {
+        let path = dir.path().join(format!("{size}.ts"));
+        numbered(&path, 3, size, &["-output_ts_offset", offset]);
+        fs::read(path).unwrap()
+    };
+    let (first, second) = (part("64x48", "0"), part("96x64", "3"));
+    let both = dir.path().join("both.ts");
+    fs::write(&both, [first, second].concat()).unwrap();
+    let found = frames(&both, Sampling::Fps(2.0));
+    let expected: Vec<_> = (0..12).map(|i| (i as f32 / 2.0, (i % 6) * 25 / 2, (64, 48))).collect();
+    assert_eq!(found, expected);
+}
+
 /// Files that are no whole videos, and what is said of each.
 fn broken(dir: &Path) -> Vec<(&'static str, &'static str)> {
     let whole = dir.join("whole.tmp.mp4");

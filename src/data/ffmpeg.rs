@@ -201,7 +201,8 @@ impl Ffmpeg {
         open_regular(path)?;
         let mut command = guarded(&self.ffmpeg);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+error"]);
-        command.args(before).arg("-i").arg(named(path));
+        // One graph for the whole video: built anew where the picture's size changes, its grid would begin again at 0.
+        command.args(["-reinit_filter", "0"]).args(before).arg("-i").arg(named(path));
         command.args(["-map", "0:V:0", "-an", "-sn", "-dn", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]);
         command.args(["-vf", &cut.filter, "-fps_mode", "passthrough", "-frames:v", &cut.most.to_string()]);
         command.args(["-f", "image2pipe", "-c:v", "ppm", "-"]).stderr(Stdio::piped());
