@@ -708,14 +708,14 @@ fn pictures_are_encoded_as_the_library_does() {
     };
     let run = encode(&pictures);
     assert!(run.status.success(), "{}", told(&run));
-    // Again, nothing is to be done; and a folder of other pictures is not taken for one of which all are gone.
+    // Again, nothing is to be done; and another folder is not taken for this one, of which all but one are gone.
     let run = encode(&pictures);
     assert!(run.status.success() && json(&run)["changed"] == false, "{}", told(&run));
     let others = dir.path().join("others");
     fs::create_dir(&others).unwrap();
-    fs::copy(pictures.join("0.png"), others.join("other.png")).unwrap();
+    fs::copy(pictures.join("0.png"), others.join("0.png")).unwrap();
     let run = encode(&others);
-    assert!(!run.status.success() && told(&run).contains("none of the files"), "{}", told(&run));
+    assert!(!run.status.success() && told(&run).contains("another folder of files"), "{}", told(&run));
     let found = values(&out);
     let backend =
         moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;

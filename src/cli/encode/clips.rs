@@ -198,12 +198,14 @@ impl Job<'_> {
             Some((sampling, decoder)) => format!("{sampling}, decoded by {decoder}"),
             None => "pictures".into(),
         };
+        let pictures = sampled.is_none().then(|| folder.clone());
         let origin = sampled.map(|(sampling, decoder)| Origin { folder: folder.clone(), sampling, decoder });
         let about = About {
             kind: Some(Kind::Video),
             encoder: Some(encoder.identity().into()),
             normalised: Some(false),
             origin,
+            pictures,
             ..About::default()
         };
         let mut journal = Journal::open(self.out, encoder.dim(), &format!("{how}, by {}", encoder.identity()))?;

@@ -42,9 +42,10 @@ impl Finished {
         let told = |about: &About, dtype: Option<TokenDtype>| {
             let of = |text: Option<String>| text.unwrap_or("not known".into());
             let origin = about.origin.as_ref();
+            let folder = origin.map(|o| &o.folder).or(about.pictures.as_ref());
             [
                 ("encoder", of(about.encoder.clone())),
-                ("folder of files", of(origin.map(|o| o.folder.display().to_string()))),
+                ("folder of files", of(folder.map(|folder| folder.display().to_string()))),
                 ("frames", of(origin.map(|o| o.sampling.to_string()))),
                 ("decoder", of(origin.map(|o| o.decoder.clone()))),
                 ("dtype", of(dtype.map(|d| d.name().to_string()))),
@@ -74,11 +75,6 @@ impl Finished {
                     keeps[*i] = stays[item];
                 }
             }
-        }
-        // Folders of pictures are not known by name.
-        if about.origin.is_none() && gone.len() == native.len() {
-            let what = "none of the files that it was made of is in this folder".into();
-            return refused(what, "name the folder that they are in, or another --out");
         }
         Ok(Some(Finished { native, stays, keeps, gone, indexed }))
     }
