@@ -430,6 +430,19 @@ fn a_finished_folder_is_brought_up_to_date_by_what_is_new_alone() {
     assert_eq!(values(&out), after);
     let refused = run(&encode, &clips, &out, &[]);
     assert!(told(&refused).contains("moviola index"), "{}", told(&refused));
+    // A link that leads nowhere fails by name, and its rows stay for the day when it leads somewhere again.
+    #[cfg(unix)]
+    {
+        let away = dir.path().join("elsewhere/b.mp4");
+        fs::rename(clip("b"), &away).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), clip("b")).unwrap();
+        let lost = run(&["index"], &clips, &out, &[]);
+        assert_eq!((lost.status.code(), values(&out)), (Some(1), after.clone()));
+        assert!(told(&lost).contains("1 of 5 files") && told(&lost).contains("b.mp4"), "{}", told(&lost));
+        assert_eq!(json(&lost)["changed"], false);
+        fs::remove_file(clip("b")).unwrap();
+        fs::rename(away, clip("b")).unwrap();
+    }
     // What changed and cannot be decoded any more goes, too.
     fs::write(clip("f"), "no video").unwrap();
     assert_eq!(run(&["index"], &clips, &out, &[]).status.code(), Some(1));

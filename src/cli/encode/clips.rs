@@ -101,6 +101,9 @@ pub struct Pictures {
 #[derive(Serialize)]
 pub struct Report {
     out: PathBuf,
+    /// Files that were found.
+    #[serde(skip)]
+    files: usize,
     pub encoder: String,
     device: String,
     dim: usize,
@@ -178,7 +181,8 @@ impl Job<'_> {
     fn run(&self, common: &Common, sampled: Option<(Sampling, String)>) -> Result<Report> {
         let kind = if sampled.is_some() { MediaKind::Video } else { MediaKind::Picture };
         let folder = self.folder.canonicalize().map_err(Error::io("open", self.folder))?;
-        let media = find(&folder, kind)?;
+        let found = find(&folder, kind)?;
+        let files = found.len();
         if self.out.is_file() {
             return Err(Error::format(self.out, "is a file", "name a folder that does not exist yet"));
         }
@@ -209,10 +213,23 @@ impl Job<'_> {
             ..About::default()
         };
         let mut journal = Journal::open(self.out, encoder.dim(), &format!("{how}, by {}", encoder.identity()))?;
-        let stamps = media.iter().map(|m| stamp(&folder.join(&m.file))).collect::<Result<Vec<_>>>()?;
+        let (mut media, mut stamps, mut lost, mut failed) = (vec![], vec![], vec![], vec![]);
+        for m in found {
+            match stamp(&folder.join(&m.file)) {
+                Ok(stamp) => {
+                    media.push(m);
+                    stamps.push(stamp);
+                }
+                Err(e) => {
+                    output::note(common, format!("left out: {e}"));
+                    failed.push(Failed { file: m.file.clone(), what: e.to_string() });
+                    lost.push(m);
+                }
+            }
+        }
         let index = matches!(self.made, Made::Index { .. });
         // Behind the journal's lock: whoever changes the folder holds it.
-        let old = match Finished::open(self.out, index, (&about, self.dtype.token()), (&media, &stamps)) {
+        let old = match Finished::open(self.out, index, (&about, self.dtype.token()), (&media, &stamps), &lost) {
             Err(e) if journal.is_empty() => {
                 journal.remove()?;
                 return Err(e);
@@ -225,10 +242,10 @@ impl Job<'_> {
         let earlier = media.len() - left.len();
         let mut done = earlier;
         if earlier > 0 {
-            output::note(common, format!("{earlier} of {} were done before", media.len()));
+            output::note(common, format!("{earlier} of {files} were done before"));
         }
         let begun = Instant::now();
-        let (mut failed, mut doubtful, mut frames) = (vec![], vec![], 0);
+        let (mut doubtful, mut frames) = (vec![], 0);
         let bar =
             progress::bar(common, if kind == MediaKind::Video { "videos" } else { "pictures" }, left.len() as u64);
         let each = |number: usize, clip: Result<Clip>| {
@@ -260,13 +277,12 @@ impl Job<'_> {
         let seconds = begun.elapsed().as_secs_f64();
         bar.finish_and_clear();
         if matches!(ran, Err(Error::Stopped)) {
-            let all = media.len();
-            output::note(common, format!("{done} of {all} are done and kept; run the same command again to go on"));
+            output::note(common, format!("{done} of {files} are done and kept; run the same command again to go on"));
         }
         let waited = ran?.as_secs_f64();
         if done == 0 {
             journal.remove()?;
-            let what = format!("none of {} files could be encoded", media.len());
+            let what = format!("none of {files} files could be encoded");
             let first = failed.first().map_or(String::new(), |f| f.what.clone());
             return Err(Error::format(&folder, what, format!("the first: {first}")));
         }
@@ -281,6 +297,7 @@ impl Job<'_> {
         journal.remove()?;
         Ok(Report {
             out: self.out.into(),
+            files,
             encoder: encoder.identity().into(),
             device: encoder.device(),
             dim: encoder.dim(),
@@ -343,7 +360,7 @@ impl Report {
     pub fn tell(&self, common: &Common, next: &str) -> Result<()> {
         output::result(common, self, || self.told() + next)?;
         let Some(first) = self.failed.first() else { return Ok(()) };
-        let what = format!("{} of {} files could not be encoded", self.failed.len(), self.failed.len() + self.items);
+        let what = format!("{} of {} files could not be encoded", self.failed.len(), self.files);
         let fix = format!(
             "repair or remove them and run the same command again, which makes these alone; the first is {}",
             first.file.display()

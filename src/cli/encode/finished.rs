@@ -23,7 +23,7 @@ pub struct Finished {
 
 impl Finished {
     /// What lies at `out`, if that is a folder of shards: made in the way of `about` and `dtype`, of files like `media`,
-    /// each in the state that its stamp names.
+    /// each in the state that its stamp names. What was made of `lost` files, whose state nobody knows, stays.
     ///
     /// # Errors
     /// [`Error::Format`] when the folder is damaged, or was made in another way: all of it would be encoded again.
@@ -32,6 +32,7 @@ impl Finished {
         index: bool,
         (about, dtype): (&About, TokenDtype),
         (media, stamps): (&[Media], &[String]),
+        lost: &[Media],
     ) -> Result<Option<Finished>> {
         if !out.join(MANIFEST).exists() {
             return Ok(None);
@@ -66,8 +67,12 @@ impl Finished {
         }
         let by_id: HashMap<&str, usize> = media.iter().enumerate().map(|(i, m)| (m.id.as_str(), i)).collect();
         let (mut stays, mut keeps, mut gone) = (vec![false; native.len()], vec![false; media.len()], vec![]);
+        let lost: HashMap<&str, &Path> = lost.iter().map(|m| (m.id.as_str(), m.file.as_path())).collect();
         for (item, id) in native.ids().iter().enumerate() {
             match by_id.get(id.as_str()) {
+                None if lost.get(id.as_str()).is_some_and(|file| native.file(item).map(Path::new) == Some(file)) => {
+                    stays[item] = true;
+                }
                 None => gone.push(item),
                 Some(i) => {
                     let file = native.file(item).map(Path::new) == Some(&media[*i].file);
