@@ -430,6 +430,13 @@ fn a_finished_folder_is_brought_up_to_date_by_what_is_new_alone() {
     assert_eq!(values(&out), after);
     let refused = run(&encode, &clips, &out, &[]);
     assert!(told(&refused).contains("moviola index"), "{}", told(&refused));
+    // An index.json that is damaged, or names a place where the encoder was, is made again, and nothing else.
+    let said = fs::read(out.join("index.json")).unwrap();
+    for wrong in ["{", r#"{"format": "moviola-index", "version": 1, "encoder": "/nowhere"}"#] {
+        fs::write(out.join("index.json"), wrong).unwrap();
+        assert_eq!(json(&run(&["index"], &clips, &out, &[]))["changed"], true, "{wrong}");
+        assert_eq!((fs::read(out.join("index.json")).unwrap(), values(&out)), (said.clone(), after.clone()));
+    }
     // A link that leads nowhere fails by name, and its rows stay for the day when it leads somewhere again.
     #[cfg(unix)]
     {

@@ -289,9 +289,19 @@ impl Job<'_> {
         let gone = old.as_ref().map_or(vec![], Finished::gone);
         // A journal also knows files that were taken away while the work was broken off.
         let new = (0..media.len()).any(|i| !kept(i) && journal.has(&media[i].id, &stamps[i]));
-        let changed = new || old.as_ref().is_none_or(|old| old.loses() || index && !old.indexed);
+        let anew = new || old.as_ref().is_none_or(Finished::loses);
+        let current = match self.made {
+            Made::Index { positions } => Index::is_current(self.out, self.encoder, positions)?,
+            _ => true,
+        };
         let written = match old {
-            Some(old) if !changed => old.unchanged(),
+            Some(old) if !anew => {
+                let written = old.unchanged();
+                if let Made::Index { positions } = self.made {
+                    Index::create(self.out, self.encoder, positions)?;
+                }
+                written
+            }
             old => self.write(&mut journal, about, (&media, &stamps), (old, encoder.dim()))?,
         };
         journal.remove()?;
@@ -305,7 +315,7 @@ impl Job<'_> {
             earlier,
             rows: written.rows,
             bytes: written.bytes,
-            changed,
+            changed: anew || !current,
             gone,
             seconds,
             frames_per_second: frames as f64 / seconds.max(1e-9),

@@ -17,8 +17,6 @@ pub struct Finished {
     keeps: Vec<bool>,
     /// Items whose file is not among those that were found.
     gone: Vec<usize>,
-    /// Whether it is an index.
-    pub indexed: bool,
 }
 
 impl Finished {
@@ -57,8 +55,7 @@ impl Finished {
             let what = format!("is finished and has another {name}: {before}, and now {now}");
             return refused(what, "run it as before to bring the folder up to date, or name another --out");
         }
-        let indexed = out.join(index::FILE).exists();
-        if indexed && !index {
+        if out.join(index::FILE).exists() && !index {
             return refused("is an index".into(), "bring it up to date with `moviola index`, or name another --out");
         }
         if (0..native.len()).any(|i| native.stamp(i).is_none() || native.file(i).is_none()) {
@@ -81,7 +78,7 @@ impl Finished {
                 }
             }
         }
-        Ok(Some(Finished { native, stays, keeps, gone, indexed }))
+        Ok(Some(Finished { native, stays, keeps, gone }))
     }
 
     /// Whether what was made of file `i` stays.
