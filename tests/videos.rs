@@ -312,7 +312,7 @@ fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
     // A run that was killed when two were done, and one of these has changed since.
     let identity = json(&run)["encoder"].as_str().unwrap().to_string();
     let decoder = Ffmpeg::find().unwrap().version().to_string();
-    let settings = format!("2 frames a second, decoded by ffmpeg {decoder}, by {identity}");
+    let settings = format!("2 frames a second, decoded by ffmpeg {decoder}, in f16, by {identity}");
     let mut journal = Journal::open(&broken, dim, &settings).unwrap();
     let stamp = |i: usize| {
         let of = fs::metadata(clips.join(format!("clip{i}.mp4"))).unwrap();
@@ -326,8 +326,10 @@ fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
     let refused = encode(&broken, &["--fps", "1"]);
     assert!(!refused.status.success() && told(&refused).contains("another program"), "{}", told(&refused));
     drop(journal);
-    let refused = encode(&broken, &["--fps", "1"]);
-    assert!(!refused.status.success() && told(&refused).contains("2 frames a second"), "{}", told(&refused));
+    for (more, why) in [(["--fps", "1"], "2 frames a second"), (["--dtype", "f32"], "in f16")] {
+        let refused = encode(&broken, &more);
+        assert!(!refused.status.success() && told(&refused).contains(why), "{}", told(&refused));
+    }
     fs::write(clips.join("clip3.mp4"), "no video").unwrap();
     let run = encode(&broken, &[]);
     assert_eq!(run.status.code(), Some(1), "{}", told(&run));

@@ -212,7 +212,8 @@ impl Job<'_> {
             pictures,
             ..About::default()
         };
-        let mut journal = Journal::open(self.out, encoder.dim(), &format!("{how}, by {}", encoder.identity()))?;
+        let settings = format!("{how}, in {}, by {}", self.dtype.token().name(), encoder.identity());
+        let mut journal = Journal::open(self.out, encoder.dim(), &settings)?;
         let (mut media, mut stamps, mut lost, mut failed) = (vec![], vec![], vec![], vec![]);
         for m in found {
             match stamp(&folder.join(&m.file)) {
