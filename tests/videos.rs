@@ -488,6 +488,7 @@ fn a_folder_that_is_renewed_is_the_old_one_until_it_is_the_new_one() {
     // Killed before its end: what it wrote is there, and nobody knows it.
     std::mem::forget(renew());
     fs::write(target.join(".manifest.json.partial-1-0"), "half").unwrap();
+    fs::write(target.join(".index.json.partial-1-0"), "half").unwrap();
     assert_eq!(values(&target), old);
     renew().finish().unwrap();
     let mut expected = old.clone();

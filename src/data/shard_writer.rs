@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::files::{Beside, sync, write_whole};
+use super::index;
 use super::problem::Complaint;
 use super::safetensors::{self, Writer};
 use super::shard::{FORMAT, Item, MANIFEST, Manifest, Native, Shard, VERSION, sound_times};
@@ -270,13 +271,13 @@ pub fn clear(native: &Native) {
     remove_unknown(&native.provenance().path, &known);
 }
 
-/// Removes shards that the manifest does not name, old ones and those of a run that was broken off, and manifests that
-/// never took their place.
+/// Removes shards that the manifest does not name, old ones and those of a run that was broken off, and manifests and
+/// index.json that never took their place.
 fn remove_unknown(dir: &Path, known: &HashSet<String>) {
     let ours = |name: &str| {
         let number = name.strip_prefix("shard-").and_then(|rest| rest.strip_suffix(".safetensors"));
         number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
-            || name.starts_with(&format!(".{MANIFEST}.partial-"))
+            || [MANIFEST, index::FILE].iter().any(|file| name.starts_with(&format!(".{file}.partial-")))
     };
     // What cannot be removed costs its bytes and nothing else: it is tried again the next time.
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -336,6 +336,7 @@ impl Job<'_> {
     ) -> Result<Written> {
         let timed = about.origin.is_some();
         let dtype = self.dtype.token();
+        let renewed = old.is_some();
         let new: Vec<bool> = (0..media.len()).map(|i| !old.as_ref().is_some_and(|old| old.keeps(i))).collect();
         let mut writer = match old {
             Some(old) => old.renew(about, SHARD_BYTES)?,
@@ -349,10 +350,19 @@ impl Job<'_> {
                 files.find(|(m, _)| m.id == line.id).and_then(|(m, s)| Some((m.file.to_str()?, Some(s.as_str()))));
             writer.push_file((&line.id, made_of), rows, timed.then_some(&line.timestamps))
         })?;
-        if let Made::Index { positions } = self.made {
-            Index::create(writer.partial(), self.encoder, positions)?;
+        match self.made {
+            Made::Index { positions } if renewed => {
+                // Until its manifest is replaced the folder is the old one.
+                let written = writer.finish()?;
+                Index::create(self.out, self.encoder, positions)?;
+                Ok(written)
+            }
+            Made::Index { positions } => {
+                Index::create(writer.partial(), self.encoder, positions)?;
+                writer.finish()
+            }
+            Made::Frames | Made::Patches => writer.finish(),
         }
-        writer.finish()
     }
 }
 
