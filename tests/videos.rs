@@ -459,51 +459,6 @@ fn a_finished_folder_is_brought_up_to_date_by_what_is_new_alone() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
 }
 
-#[test]
-fn a_folder_that_is_renewed_is_the_old_one_until_it_is_the_new_one() {
-    use moviola::data::shard::Native;
-    use moviola::data::shard_writer::{ShardOptions, ShardWriter};
-    use moviola::data::{About, TokenDtype};
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("out");
-    // Two items fill a shard.
-    let options = ShardOptions { dtype: TokenDtype::F32, shard_bytes: 400, manifest: true };
-    let rows = |seed: usize| (0..40).map(|i| (seed * 100 + i) as f32 / 3.0).collect::<Vec<f32>>();
-    let mut writer = ShardWriter::create(&target, About::default(), 4, options).unwrap();
-    for (i, id) in ["a", "b", "c", "d", "e"].iter().enumerate() {
-        writer.push_file((id, Some(("file", Some("state")))), &rows(i), None).unwrap();
-    }
-    writer.finish().unwrap();
-    let old = values(&target);
-    let shard = |n: usize| fs::read(target.join(format!("shard-{n:05}.safetensors"))).ok();
-    let kept = [shard(0), shard(1), shard(2)];
-    let renew = || {
-        let native = Native::open(&target).unwrap();
-        // So that the shard of one item is a small one.
-        let full = 2 * kept[0].as_ref().unwrap().len() as u64;
-        let mut writer = ShardWriter::renew(native, About::default(), |i| i != 2, full).unwrap();
-        writer.push("ab", &rows(7), None).unwrap();
-        writer
-    };
-    // Killed before its end: what it wrote is there, and nobody knows it.
-    std::mem::forget(renew());
-    fs::write(target.join(".manifest.json.partial-1-0"), "half").unwrap();
-    fs::write(target.join(".index.json.partial-1-0"), "half").unwrap();
-    assert_eq!(values(&target), old);
-    renew().finish().unwrap();
-    let mut expected = old.clone();
-    expected.remove(2);
-    expected.insert(1, ("ab".into(), rows(7)));
-    assert_eq!(values(&target), expected);
-    let native = Native::open(&target).unwrap();
-    assert_eq!((native.stamp(0), native.stamp(1), native.stamp(4)), (Some("state"), None, Some("state")));
-    // The shard of which all was kept is the same; of the one with "c" and the small one, items were written again.
-    assert_eq!((shard(0), shard(1), shard(2)), (kept[0].clone(), None, None));
-    assert!(moviola(&["data", "check", target.to_str().unwrap()]).status.success());
-    let names: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 3, "{names:?}");
-}
-
 #[cfg(unix)]
 #[test]
 fn ctrl_c_keeps_what_is_done() {
