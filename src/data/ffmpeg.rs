@@ -138,9 +138,8 @@ impl Ffmpeg {
         Ok(Probe { seconds: seconds(&stream.duration).or(container) })
     }
 
-    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says and with square
-    /// pixels. Before the
-    /// first picture of a video that begins late, it is that.
+    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says and with
+    /// square pixels. Before the first picture of a video that begins late, it is that.
     ///
     /// # Errors
     /// When ffmpeg cannot be started, or the file does not say how long it is where that matters; those of

@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, UNIX_EPOCH};
 
 pub const VIDEOS_HELP: &str = "\
-Videos are decoded by the programs ffmpeg and ffprobe, which have to be installed. A row is what is on the screen at its
-second. Each video is kept when it is done: after Ctrl-C, or a power cut, the same command goes on. One that cannot be
-decoded is named at the end, with an exit status that is not 0; all others are written. Once it is repaired, or others
+Videos are decoded by the programs ffmpeg and ffprobe, which have to be installed. A row is what is on the screen at its \
+second. Each video is kept when it is done: after Ctrl-C, or a power cut, the same command goes on. One that cannot be \
+decoded is named at the end, with an exit status that is not 0; all others are written. Once it is repaired, or others \
 came, changed or went, the same command brings the folder up to date and encodes these alone.
 
 Examples:
