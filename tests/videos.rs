@@ -397,6 +397,11 @@ fn a_finished_folder_is_brought_up_to_date_by_what_is_new_alone() {
         let refused = run(&encode, from, &out, more);
         assert!(!refused.status.success() && told(&refused).contains(why), "{why}: {}", told(&refused));
     }
+    let own = format!("ffmpeg {}", Ffmpeg::find().unwrap().version());
+    fs::write(&manifest, String::from_utf8(written.clone()).unwrap().replace(&own, "ffmpeg 0.1")).unwrap();
+    let refused = run(&encode, &clips, &out, &[]);
+    assert!(told(&refused).contains("name another --out, or install ffmpeg 0.1"), "{}", told(&refused));
+    fs::write(&manifest, &written).unwrap();
     let (from, other, to) = (clips.to_str().unwrap(), other.to_str().unwrap(), out.to_str().unwrap());
     let refused = moviola(&["encode", "videos", from, "--encoder", other, "--out", to]);
     assert!(told(&refused).contains("another encoder: clip@"), "{}", told(&refused));

@@ -53,7 +53,14 @@ impl Finished {
         let mut both = told(&had.about, had.dtype).into_iter().zip(told(about, Some(dtype)));
         if let Some(((name, before), (_, now))) = both.find(|(before, now)| before != now) {
             let what = format!("is finished and has another {name}: {before}, and now {now}");
-            return refused(what, "run it as before to bring the folder up to date, or name another --out");
+            let fix = match name {
+                "decoder" if both.all(|(before, now)| before == now) => {
+                    format!("name another --out, or install {before}")
+                }
+                _ if before == "not known" => "name another --out, or remove it".into(),
+                _ => "run it as before to bring the folder up to date, or name another --out".into(),
+            };
+            return refused(what, &fix);
         }
         if out.join(index::FILE).exists() && !index {
             return refused("is an index".into(), "bring it up to date with `moviola index`, or name another --out");
