@@ -202,6 +202,22 @@ fn pixels_that_are_not_square_are_stretched_as_a_player_does() {
     }
 }
 
+#[test]
+fn a_picture_that_changes_its_size_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = |size: &str, offset: &str| {
+        let path = dir.path().join(format!("{size}.ts"));
+        numbered(&path, 3, size, &["-output_ts_offset", offset]);
+        fs::read(path).unwrap()
+    };
+    let (first, second) = (part("64x48", "0"), part("96x64", "3"));
+    let both = dir.path().join("both.ts");
+    fs::write(&both, [first, second].concat()).unwrap();
+    let found = frames(&both, Sampling::Fps(2.0));
+    let expected: Vec<_> = (0..12).map(|i| (i as f32 / 2.0, (i % 6) * 25 / 2, (64, 48))).collect();
+    assert_eq!(found, expected);
+}
+
 /// Files that are no whole videos, and what is said of each.
 fn broken(dir: &Path) -> Vec<(&'static str, &'static str)> {
     let whole = dir.join("whole.tmp.mp4");
@@ -296,7 +312,7 @@ fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
     // A run that was killed when two were done, and one of these has changed since.
     let identity = json(&run)["encoder"].as_str().unwrap().to_string();
     let decoder = Ffmpeg::find().unwrap().version().to_string();
-    let settings = format!("2 frames a second, decoded by ffmpeg {decoder}, by {identity}");
+    let settings = format!("2 frames a second, decoded by ffmpeg {decoder}, in f16, by {identity}");
     let mut journal = Journal::open(&broken, dim, &settings).unwrap();
     let stamp = |i: usize| {
         let of = fs::metadata(clips.join(format!("clip{i}.mp4"))).unwrap();
@@ -310,8 +326,10 @@ fn interrupted_work_goes_on_and_ends_as_if_it_had_not_been() {
     let refused = encode(&broken, &["--fps", "1"]);
     assert!(!refused.status.success() && told(&refused).contains("another program"), "{}", told(&refused));
     drop(journal);
-    let refused = encode(&broken, &["--fps", "1"]);
-    assert!(!refused.status.success() && told(&refused).contains("2 frames a second"), "{}", told(&refused));
+    for (more, why) in [(["--fps", "1"], "2 frames a second"), (["--dtype", "f32"], "in f16")] {
+        let refused = encode(&broken, &more);
+        assert!(!refused.status.success() && told(&refused).contains(why), "{}", told(&refused));
+    }
     fs::write(clips.join("clip3.mp4"), "no video").unwrap();
     let run = encode(&broken, &[]);
     assert_eq!(run.status.code(), Some(1), "{}", told(&run));
@@ -379,6 +397,11 @@ fn a_finished_folder_is_brought_up_to_date_by_what_is_new_alone() {
         let refused = run(&encode, from, &out, more);
         assert!(!refused.status.success() && told(&refused).contains(why), "{why}: {}", told(&refused));
     }
+    let own = format!("ffmpeg {}", Ffmpeg::find().unwrap().version());
+    fs::write(&manifest, String::from_utf8(written.clone()).unwrap().replace(&own, "ffmpeg 0.1")).unwrap();
+    let refused = run(&encode, &clips, &out, &[]);
+    assert!(told(&refused).contains("name another --out, or install ffmpeg 0.1"), "{}", told(&refused));
+    fs::write(&manifest, &written).unwrap();
     let (from, other, to) = (clips.to_str().unwrap(), other.to_str().unwrap(), out.to_str().unwrap());
     let refused = moviola(&["encode", "videos", from, "--encoder", other, "--out", to]);
     assert!(told(&refused).contains("another encoder: clip@"), "{}", told(&refused));
@@ -414,55 +437,31 @@ fn a_finished_folder_is_brought_up_to_date_by_what_is_new_alone() {
     assert_eq!(values(&out), after);
     let refused = run(&encode, &clips, &out, &[]);
     assert!(told(&refused).contains("moviola index"), "{}", told(&refused));
+    // An index.json that is damaged, or names a place where the encoder was, is made again, and nothing else.
+    let said = fs::read(out.join("index.json")).unwrap();
+    for wrong in ["{", r#"{"format": "moviola-index", "version": 1, "encoder": "/nowhere"}"#] {
+        fs::write(out.join("index.json"), wrong).unwrap();
+        assert_eq!(json(&run(&["index"], &clips, &out, &[]))["changed"], true, "{wrong}");
+        assert_eq!((fs::read(out.join("index.json")).unwrap(), values(&out)), (said.clone(), after.clone()));
+    }
+    // A link that leads nowhere fails by name, and its rows stay for the day when it leads somewhere again.
+    #[cfg(unix)]
+    {
+        let away = dir.path().join("elsewhere/b.mp4");
+        fs::rename(clip("b"), &away).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), clip("b")).unwrap();
+        let lost = run(&["index"], &clips, &out, &[]);
+        assert_eq!((lost.status.code(), values(&out)), (Some(1), after.clone()));
+        assert!(told(&lost).contains("1 of 5 files") && told(&lost).contains("b.mp4"), "{}", told(&lost));
+        assert_eq!(json(&lost)["changed"], false);
+        fs::remove_file(clip("b")).unwrap();
+        fs::rename(away, clip("b")).unwrap();
+    }
     // What changed and cannot be decoded any more goes, too.
     fs::write(clip("f"), "no video").unwrap();
     assert_eq!(run(&["index"], &clips, &out, &[]).status.code(), Some(1));
     assert_eq!(values(&out), after[..4]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
-}
-
-#[test]
-fn a_folder_that_is_renewed_is_the_old_one_until_it_is_the_new_one() {
-    use moviola::data::shard::Native;
-    use moviola::data::shard_writer::{ShardOptions, ShardWriter};
-    use moviola::data::{About, TokenDtype};
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("out");
-    // Two items fill a shard.
-    let options = ShardOptions { dtype: TokenDtype::F32, shard_bytes: 400, manifest: true };
-    let rows = |seed: usize| (0..40).map(|i| (seed * 100 + i) as f32 / 3.0).collect::<Vec<f32>>();
-    let mut writer = ShardWriter::create(&target, About::default(), 4, options).unwrap();
-    for (i, id) in ["a", "b", "c", "d", "e"].iter().enumerate() {
-        writer.push_file((id, Some(("file", Some("state")))), &rows(i), None).unwrap();
-    }
-    writer.finish().unwrap();
-    let old = values(&target);
-    let shard = |n: usize| fs::read(target.join(format!("shard-{n:05}.safetensors"))).ok();
-    let kept = [shard(0), shard(1), shard(2)];
-    let renew = || {
-        let native = Native::open(&target).unwrap();
-        // So that the shard of one item is a small one.
-        let full = 2 * kept[0].as_ref().unwrap().len() as u64;
-        let mut writer = ShardWriter::renew(native, About::default(), |i| i != 2, full).unwrap();
-        writer.push("ab", &rows(7), None).unwrap();
-        writer
-    };
-    // Killed before its end: what it wrote is there, and nobody knows it.
-    std::mem::forget(renew());
-    fs::write(target.join(".manifest.json.partial-1-0"), "half").unwrap();
-    assert_eq!(values(&target), old);
-    renew().finish().unwrap();
-    let mut expected = old.clone();
-    expected.remove(2);
-    expected.insert(1, ("ab".into(), rows(7)));
-    assert_eq!(values(&target), expected);
-    let native = Native::open(&target).unwrap();
-    assert_eq!((native.stamp(0), native.stamp(1), native.stamp(4)), (Some("state"), None, Some("state")));
-    // The shard of which all was kept is the same; of the one with "c" and the small one, items were written again.
-    assert_eq!((shard(0), shard(1), shard(2)), (kept[0].clone(), None, None));
-    assert!(moviola(&["data", "check", target.to_str().unwrap()]).status.success());
-    let names: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 3, "{names:?}");
 }
 
 #[cfg(unix)]
@@ -692,14 +691,14 @@ fn pictures_are_encoded_as_the_library_does() {
     };
     let run = encode(&pictures);
     assert!(run.status.success(), "{}", told(&run));
-    // Again, nothing is to be done; and a folder of other pictures is not taken for one of which all are gone.
+    // Again, nothing is to be done; and another folder is not taken for this one, of which all but one are gone.
     let run = encode(&pictures);
     assert!(run.status.success() && json(&run)["changed"] == false, "{}", told(&run));
     let others = dir.path().join("others");
     fs::create_dir(&others).unwrap();
-    fs::copy(pictures.join("0.png"), others.join("other.png")).unwrap();
+    fs::copy(pictures.join("0.png"), others.join("0.png")).unwrap();
     let run = encode(&others);
-    assert!(!run.status.success() && told(&run).contains("none of the files"), "{}", told(&run));
+    assert!(!run.status.success() && told(&run).contains("another folder of files"), "{}", told(&run));
     let found = values(&out);
     let backend =
         moviola::engine::backend::open(&"cpu".parse().unwrap(), 1, moviola::engine::op::Precision::F32).unwrap().0;

@@ -182,7 +182,7 @@ impl Explain {
             return Err(Error::config("--video", what, "look at the ids with `moviola search`"));
         };
         let mut asked = query.ask(common)?;
-        let cosines = asked.cosines(video)?;
+        let cosines = asked.cosines(video, &STOP)?;
         let (score, relevance) = SoftMaximum::of(&cosines);
         let mut shown = Shown {
             text: query::NAME.into(),
@@ -208,7 +208,7 @@ impl Explain {
             let n = shown.seconds.len();
             let taken: Vec<f32> =
                 (0..n.min(STILLS)).map(|i| shown.seconds[(2 * i + 1) * n / (2 * n.min(STILLS))]).collect();
-            let stills = stills(common, index, video, &taken);
+            let stills = stills(common, index, video, &taken)?;
             shown.stills = marked(stills, &found);
         }
         Ok(shown)

@@ -1,7 +1,7 @@
 //! Frames of videos for pages: taken anew from the files, small, within the page.
 
-use super::Common;
 use super::output;
+use super::{Common, STOP};
 use crate::data::ffmpeg::Ffmpeg;
 use crate::data::index::Index;
 use crate::data::picture::Picture;
@@ -12,23 +12,33 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 /// The widest that a still is.
 const WIDTH: u32 = 240;
 const QUALITY: u8 = 82;
 
 /// The frames at these seconds of video `i` of an index, those that can be had; a note says why one is missing.
-pub fn stills(common: &Common, index: &Index, i: usize, seconds: &[f32]) -> Vec<Still> {
+///
+/// # Errors
+/// [`Error::Stopped`] alone.
+pub fn stills(common: &Common, index: &Index, i: usize, seconds: &[f32]) -> Result<Vec<Still>> {
     let none = || Error::config("index", "does not say which file that is", "make it with `moviola index`");
     let source = index.file(i).ok_or_else(none).and_then(|file| Ok((file, Ffmpeg::find()?)));
     let taken: Vec<Result<Still>> = match source {
-        Ok((file, ffmpeg)) => seconds.iter().map(|second| take(&ffmpeg, &file, *second)).collect(),
+        Ok((file, ffmpeg)) => {
+            let wanted = seconds.iter().take_while(|_| !STOP.load(Ordering::Relaxed));
+            wanted.map(|second| take(&ffmpeg, &file, *second)).collect()
+        }
         Err(e) => vec![Err(e)],
     };
+    if STOP.load(Ordering::Relaxed) {
+        return Err(Error::Stopped);
+    }
     if let Some(Err(e)) = taken.iter().find(|still| still.is_err()) {
         output::note(common, format!("not all frames of {} can be shown: {e}", index.videos.ids()[i]));
     }
-    taken.into_iter().flatten().collect()
+    Ok(taken.into_iter().flatten().collect())
 }
 
 /// Stills, and whether each lies in one of the moments.

@@ -272,8 +272,14 @@ fn orphans(
 /// An encoder's name and hash, without what was made of it otherwise: patches of its pictures and longer texts lie in the
 /// space that both of its towers share.
 fn weights(encoder: &str) -> &str {
-    let Some(hash) = encoder.rfind('@') else { return encoder };
-    encoder[hash..].find(", ").map_or(encoder, |at| &encoder[..hash + at])
+    let positions = |made: &str| {
+        let number = made.strip_suffix(" positions").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    match encoder.rsplit_once(", ") {
+        Some((before, made)) if made == "patches" || positions(made) => weights(before),
+        _ => encoder,
+    }
 }
 
 /// Whether videos and texts can meet.
@@ -301,7 +307,10 @@ mod tests {
             ("clip@01ab", "clip@01ab"),
             ("clip@01ab, 248 positions", "clip@01ab"),
             ("a, b@c@01ab, patches", "a, b@c@01ab"),
+            ("clip@01ab, 248 positions, patches", "clip@01ab"),
             ("CLIP, by hand", "CLIP, by hand"),
+            ("clip@01ab, layer 11", "clip@01ab, layer 11"),
+            ("clip@01ab, all positions", "clip@01ab, all positions"),
             ("", ""),
         ] {
             assert_eq!(weights(encoder), expected);

@@ -125,5 +125,6 @@ fn agreed(said: &About, options: &ConvertOptions) -> Result<About> {
         fps: one("fps", &said.fps, &options.fps)?,
         sentence: one("sentence", &said.sentence, &options.sentence)?,
         origin: said.origin.clone(),
+        pictures: said.pictures.clone(),
     })
 }

@@ -138,9 +138,8 @@ impl Ffmpeg {
         Ok(Probe { seconds: seconds(&stream.duration).or(container) })
     }
 
-    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says and with square
-    /// pixels. Before the
-    /// first picture of a video that begins late, it is that.
+    /// Decodes the frames that `sampling` asks for, in the order of time, turned as their rotation flag says and with
+    /// square pixels. Before the first picture of a video that begins late, it is that.
     ///
     /// # Errors
     /// When ffmpeg cannot be started, or the file does not say how long it is where that matters; those of
@@ -201,7 +200,8 @@ impl Ffmpeg {
         open_regular(path)?;
         let mut command = guarded(&self.ffmpeg);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+error"]);
-        command.args(before).arg("-i").arg(named(path));
+        // One graph for the whole video: built anew where the picture's size changes, its grid would begin again at 0.
+        command.args(["-reinit_filter", "0"]).args(before).arg("-i").arg(named(path));
         command.args(["-map", "0:V:0", "-an", "-sn", "-dn", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]);
         command.args(["-vf", &cut.filter, "-fps_mode", "passthrough", "-frames:v", &cut.most.to_string()]);
         command.args(["-f", "image2pipe", "-c:v", "ppm", "-"]).stderr(Stdio::piped());
@@ -258,11 +258,14 @@ impl Frames {
 
     fn read(&mut self) -> Result<Option<Frame>> {
         let Some(out) = &mut self.out else { return Ok(None) };
-        let read = ppm(out).map_err(|e| match e.kind() {
-            ErrorKind::InvalidData => Error::format(&self.path, format!("{e}"), REPAIR),
-            _ => Error::io("read frames of", &self.path)(e),
-        })?;
-        let Some((width, height, rgb)) = read else { return self.end().map(|()| None) };
+        let read = match ppm(out) {
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return self.end(true).map(|()| None),
+            Err(e) if e.kind() == ErrorKind::InvalidData => {
+                return Err(Error::format(&self.path, format!("{e}"), REPAIR));
+            }
+            read => read.map_err(Error::io("read frames of", &self.path))?,
+        };
+        let Some((width, height, rgb)) = read else { return self.end(false).map(|()| None) };
         let picture = Picture::new(width, height, rgb)?;
         let time = self.time(self.frames);
         self.frames += 1;
@@ -273,16 +276,23 @@ impl Frames {
         Ok(Some(Frame { seconds: time as f32, picture }))
     }
 
-    /// All frames are read: did the decoder see the whole video?
-    fn end(&mut self) -> Result<()> {
+    /// All that came is read, where `torn` up to within a frame: did the decoder see the whole video?
+    fn end(&mut self, torn: bool) -> Result<()> {
         self.out = None;
         let status = self.child.wait().map_err(Error::io("wait for ffmpeg on", &self.path))?;
         self.kept = self.complaints.take().map(Complaints::all).unwrap_or_default();
-        let told = said(&self.kept);
-        if !status.success() || self.frames == 0 {
+        let told = match self.kept.is_empty() && !status.success() {
+            true => format!(" (ffmpeg: {status})"),
+            false => said(&self.kept),
+        };
+        if torn || !status.success() || self.frames == 0 {
             // What it is says more than what the decoder stumbled over.
             self.asked.probe(&self.path)?;
-            let what = if status.success() { "has no frame" } else { "cannot be decoded" };
+            let what = match status.success() {
+                false => "cannot be decoded",
+                true if torn => "breaks off within a frame",
+                true => "has no frame",
+            };
             return Err(Error::format(&self.path, format!("{what}{told}"), REPAIR));
         }
         let last = self.time(self.frames - 1);
@@ -455,6 +465,34 @@ mod tests {
             ["P5\n1 1\n255\nx", "P6\n0 4\n255\n", "P6\n99999999 9999999\n255\n", "P6\n1 1\n65535\nxxxxxx", "P6\n1"]
         {
             assert!(ppm(&mut bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_decoder_that_dies_within_a_frame_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        // A shell writes the programs: a file that this process had open could not be started yet.
+        let program = |name: &str, script: &str| {
+            let path = dir.path().join(name);
+            let make = "printf '#!/bin/sh\n%s\n' \"$1\" > \"$0\" && chmod +x \"$0\"";
+            assert!(Command::new("sh").args(["-c", make]).arg(&path).arg(script).status().unwrap().success());
+            path
+        };
+        let ffprobe = program("ffprobe", "echo '{\"streams\": [{}]}'");
+        let video = dir.path().join("video.mp4");
+        std::fs::write(&video, "x").unwrap();
+        for (end, told) in [
+            ("echo '[error] no more memory' >&2; exit 1", "cannot be decoded (ffmpeg: no more memory)"),
+            ("kill -9 $$", "cannot be decoded (ffmpeg: signal: 9"),
+            ("exit 0", "breaks off within a frame"),
+        ] {
+            let ffmpeg = program("ffmpeg", &format!("printf 'P6\\n1 1\\n255\\nabcP6\\n2 1\\n255\\nabc'; {end}"));
+            let asked = Ffmpeg { ffmpeg, ffprobe: ffprobe.clone(), version: String::new() };
+            let mut frames = asked.frames(&video, Sampling::Fps(1.0)).unwrap();
+            assert!(frames.next().unwrap().is_ok());
+            let error = frames.next().unwrap().unwrap_err().to_string();
+            assert!(error.contains(told) && frames.next().is_none(), "{error}");
         }
     }
 

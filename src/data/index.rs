@@ -23,6 +23,17 @@ struct File {
     positions: Option<usize>,
 }
 
+fn text(encoder: &Path, positions: Option<usize>) -> Result<String> {
+    let place = encoder.canonicalize().map_err(Error::io("open", encoder))?;
+    let file = File { format: FORMAT.into(), version: VERSION, encoder: place, positions };
+    serde_json::to_string_pretty(&file).map_err(|e| Error::io("write", FILE)(e.into()))
+}
+
+/// Whether the file in `dir` is this; one that cannot be read is not.
+fn says(dir: &Path, text: &str) -> bool {
+    read_capped(&dir.join(FILE), LIMIT).is_ok_and(|there| there == text.as_bytes())
+}
+
 /// An opened index.
 pub struct Index {
     pub videos: Box<dyn TokenSource>,
@@ -34,16 +45,22 @@ pub struct Index {
 }
 
 impl Index {
-    /// Makes an index of a folder of native shards, also of one that is still being written.
+    /// Makes an index of a folder of native shards, also of one that is still being written. An index that says the same
+    /// is left as it is.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn create(dir: &Path, encoder: &Path, positions: Option<usize>) -> Result<()> {
-        let encoder = encoder.canonicalize().map_err(Error::io("open", encoder))?;
-        let place = dir.join(FILE);
-        let file = File { format: FORMAT.into(), version: VERSION, encoder, positions };
-        let text = serde_json::to_string_pretty(&file).map_err(|e| Error::io("write", &place)(e.into()))?;
-        write_whole(&place, text.as_bytes())
+        let text = text(encoder, positions)?;
+        if says(dir, &text) { Ok(()) } else { write_whole(&dir.join(FILE), text.as_bytes()) }
+    }
+
+    /// Whether [`Index::create`] would leave what is there as it is.
+    ///
+    /// # Errors
+    /// As [`Index::create`].
+    pub fn is_current(dir: &Path, encoder: &Path, positions: Option<usize>) -> Result<bool> {
+        Ok(says(dir, &text(encoder, positions)?))
     }
 
     /// # Errors

@@ -87,7 +87,8 @@ pub struct Media {
     pub file: PathBuf,
 }
 
-/// All videos or pictures in a folder and the folders within, by their ids' order. What begins with a dot is left out.
+/// All videos or pictures in a folder and the folders within, by their ids' order, also links that lead nowhere. What
+/// begins with a dot is left out.
 ///
 /// # Errors
 /// [`Error::Format`] when there are none, when two would have one id, and for names that are no UTF-8.
@@ -125,13 +126,11 @@ fn walk(root: &Path, within: &Path, kind: MediaKind, depth: usize, found: &mut V
             continue;
         }
         let file = within.join(name);
-        // Follows links to files; links to folders are not followed, or a ring of them would have no end.
-        // A link that leads nowhere is nothing that could be taken.
-        let Ok(of) = fs::metadata(entry.path()) else { continue };
-        let linked = entry.file_type().is_ok_and(|t| t.is_symlink());
-        if of.is_dir() && !linked {
+        // Links to folders are not followed, or a ring of them would have no end; those to files are.
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
             walk(root, &file, kind, depth + 1, found)?;
-        } else if of.is_file() {
+        // A link that leads nowhere is of those that cannot be opened: without it, its file would be taken for gone.
+        } else if fs::metadata(entry.path()).map_or(true, |of| of.is_file()) {
             let ending = file.extension().and_then(|e| e.to_str()).map(str::to_lowercase).unwrap_or_default();
             let stem = file.with_extension("");
             let parts: Vec<&str> = stem.iter().filter_map(|part| part.to_str()).collect();

@@ -222,7 +222,8 @@ pub fn about(metadata: &BTreeMap<String, String>) -> Result<About, Complaint> {
     };
     let fps = metadata.get("fps").and_then(|fps| fps.parse().ok());
     let (normalised, sentence) = (flag("normalised")?, flag("sentence")?);
-    Ok(About { kind, encoder: text("encoder"), layer: text("layer"), normalised, fps, sentence, origin: None })
+    let (encoder, layer) = (text("encoder"), text("layer"));
+    Ok(About { kind, encoder, layer, normalised, fps, sentence, ..About::default() })
 }
 
 /// The reverse of [`about`].

@@ -50,7 +50,7 @@ pub struct Item {
     /// Seconds, one a row, not decreasing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamps: Option<Vec<f32>>,
-    /// What it was made of, within the folder of the manifest's `origin`.
+    /// What it was made of, within the folder of the manifest's `origin`, or its `pictures`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// Which state of that file, as whoever made it tells states apart.

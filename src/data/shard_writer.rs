@@ -3,9 +3,11 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::files::{Beside, sync, write_whole};
+use super::index;
 use super::problem::Complaint;
 use super::safetensors::{self, Writer};
 use super::shard::{FORMAT, Item, MANIFEST, Manifest, Native, Shard, VERSION, sound_times};
@@ -127,7 +129,7 @@ impl ShardWriter {
         }
         let names = old.shards().map(|shard| &shard.file);
         let number = |name: &String| name.strip_prefix("shard-")?.split('.').next()?.parse::<usize>().ok();
-        writer.number = names.filter_map(number).max().map_or(0, |n| n.saturating_add(1));
+        writer.number = names.filter_map(number).max().map_or(Ok(0), |n| after(n, &provenance.path))?;
         let mut placed = vec![None; stays.len()];
         for (s, shard) in old.shards().enumerate().filter(|(s, _)| stays[*s]) {
             placed[s] = Some(writer.shards.len());
@@ -244,10 +246,16 @@ impl ShardWriter {
 
     /// Writes the shard that is being filled.
     fn flush(&mut self) -> Result<()> {
-        let name = format!("shard-{:05}.safetensors", self.number);
-        self.number += 1;
-        let place = self.place.target().join(&name);
-        let file = File::create(self.place.partial().join(&name)).map_err(Error::io("create", &place))?;
+        let (name, file, place) = loop {
+            let name = format!("shard-{:05}.safetensors", self.number);
+            let place = self.place.target().join(&name);
+            self.number = after(self.number, self.place.target())?;
+            // What a run that was broken off has left is passed over, and removed at the end.
+            match File::create_new(self.place.partial().join(&name)) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                made => break (name, made.map_err(Error::io("create", &place))?, place),
+            }
+        };
         let metadata = safetensors::metadata(&self.about);
         let sizes: Vec<_> = self.pending.iter().map(|item| (item.id.clone(), item.rows)).collect();
         let mut writer =
@@ -264,24 +272,94 @@ impl ShardWriter {
     }
 }
 
+/// The number of the shard after number `n`.
+fn after(n: usize, target: &Path) -> Result<usize> {
+    let what = format!("has a shard of number {n}, and none can follow");
+    n.checked_add(1).ok_or_else(|| Error::format(target, what, "convert it to another folder"))
+}
+
 /// Removes what a run that was broken off has left in a native folder.
 pub fn clear(native: &Native) {
     let known = native.shards().map(|shard| shard.file.clone()).collect();
     remove_unknown(&native.provenance().path, &known);
 }
 
-/// Removes shards that the manifest does not name, old ones and those of a run that was broken off, and manifests that
-/// never took their place.
+/// Removes shards that the manifest does not name, old ones and those of a run that was broken off, and manifests and
+/// index.json that never took their place.
 fn remove_unknown(dir: &Path, known: &HashSet<String>) {
     let ours = |name: &str| {
         let number = name.strip_prefix("shard-").and_then(|rest| rest.strip_suffix(".safetensors"));
         number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
-            || name.starts_with(&format!(".{MANIFEST}.partial-"))
+            || [MANIFEST, index::FILE].iter().any(|file| name.starts_with(&format!(".{file}.partial-")))
     };
     // What cannot be removed costs its bytes and nothing else: it is tried again the next time.
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| ours(name) && !known.contains(name)) {
             let _ = fs::remove_file(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::problem::Problems;
+
+    /// The values of all items.
+    fn values(dir: &Path) -> Vec<(String, Vec<f32>)> {
+        let source = Native::open(dir).unwrap();
+        source.ids().iter().enumerate().map(|(i, id)| (id.clone(), source.load(i).unwrap().data)).collect()
+    }
+
+    #[test]
+    fn a_folder_that_is_renewed_is_the_old_one_until_it_is_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out");
+        // Two items fill a shard.
+        let options = ShardOptions { dtype: TokenDtype::F32, shard_bytes: 400, manifest: true };
+        let rows = |seed: usize| (0..40).map(|i| (seed * 100 + i) as f32 / 3.0).collect::<Vec<f32>>();
+        let mut writer = ShardWriter::create(&target, About::default(), 4, options).unwrap();
+        for (i, id) in ["a", "b", "c", "d", "e"].iter().enumerate() {
+            writer.push_file((id, Some(("file", Some("state")))), &rows(i), None).unwrap();
+        }
+        writer.finish().unwrap();
+        let old = values(&target);
+        let shard = |n: usize| fs::read(target.join(format!("shard-{n:05}.safetensors"))).ok();
+        let kept = [shard(0), shard(1), shard(2)];
+        let renew = || {
+            let native = Native::open(&target).unwrap();
+            // So that the shard of one item is a small one.
+            let full = 2 * kept[0].as_ref().unwrap().len() as u64;
+            let mut writer = ShardWriter::renew(native, About::default(), |i| i != 2, full).unwrap();
+            writer.push("ab", &rows(7), None).unwrap();
+            writer
+        };
+        // A shard whose number no other follows.
+        let manifest = fs::read_to_string(target.join("manifest.json")).unwrap();
+        let last = format!("shard-{}.safetensors", usize::MAX);
+        fs::copy(target.join("shard-00002.safetensors"), target.join(&last)).unwrap();
+        fs::write(target.join("manifest.json"), manifest.replace("shard-00002.safetensors", &last)).unwrap();
+        let none = ShardWriter::renew(Native::open(&target).unwrap(), About::default(), |_| true, 400).err().unwrap();
+        assert!(none.to_string().contains("none can follow"), "{none}");
+        fs::write(target.join("manifest.json"), manifest).unwrap();
+        // Killed before its end: what it wrote is there, and nobody knows it.
+        std::mem::forget(renew());
+        fs::write(target.join(".manifest.json.partial-1-0"), "half").unwrap();
+        fs::write(target.join(".index.json.partial-1-0"), "half").unwrap();
+        assert_eq!(values(&target), old);
+        renew().finish().unwrap();
+        let mut expected = old.clone();
+        expected.remove(2);
+        expected.insert(1, ("ab".into(), rows(7)));
+        assert_eq!(values(&target), expected);
+        let native = Native::open(&target).unwrap();
+        assert_eq!((native.stamp(0), native.stamp(1), native.stamp(4)), (Some("state"), None, Some("state")));
+        // The shard of which all was kept is the same; of the one with "c" and the small one, items were written again.
+        assert_eq!((shard(0), shard(1), shard(2)), (kept[0].clone(), None, None));
+        let mut problems = Problems::default();
+        native.verify(&mut problems);
+        problems.refuse().unwrap();
+        let names: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
     }
 }

@@ -28,7 +28,7 @@ pub enum OutputFormat {
 
 /// A folder of tokens that is being written; it appears when finished.
 pub enum Sink {
-    Npy { beside: Beside, about: About, dim: usize, dtype: TokenDtype },
+    Npy { beside: Beside, about: Box<About>, dim: usize, dtype: TokenDtype },
     Shards(Box<ShardWriter>),
 }
 
@@ -39,7 +39,7 @@ impl Sink {
         if format == OutputFormat::Npy {
             let beside = Beside::new(target)?;
             fs::create_dir(beside.partial()).map_err(Error::io("create", target))?;
-            return Ok(Self::Npy { beside, about, dim, dtype });
+            return Ok(Self::Npy { beside, about: Box::new(about), dim, dtype });
         }
         let options = ShardOptions { dtype, shard_bytes: SHARD_BYTES, manifest: format == OutputFormat::Native };
         Ok(Self::Shards(Box::new(ShardWriter::create(target, about, dim, options)?)))

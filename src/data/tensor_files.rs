@@ -121,6 +121,7 @@ fn merged(said: About, own: About) -> About {
         fps: said.fps.or(own.fps),
         sentence: said.sentence.or(own.sentence),
         origin: said.origin.or(own.origin),
+        pictures: said.pictures.or(own.pictures),
     }
 }
 

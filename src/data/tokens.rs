@@ -96,6 +96,9 @@ pub struct About {
     /// Where videos were decoded from, and which of their frames were taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The folder of the pictures that the rows were made of, absolute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<PathBuf>,
 }
 
 /// How a source is stored.

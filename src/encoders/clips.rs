@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Videos that are decoded at once: as many as there are cores, within these.
 const AHEAD: (usize, usize) = (3, 8);
+/// How often who waits for a frame looks whether it was asked to stop.
+const LOOK: Duration = Duration::from_millis(50);
 /// Squares of each that wait for the encoder.
 const WAITING: usize = 64;
 
@@ -86,7 +88,7 @@ pub fn encode(
                 }
             });
         }
-        let squares = Squares { road: &road, send, waited: &waited };
+        let squares = Squares { road: &road, send, waited: &waited, stop };
         let mut events = events.into_iter().peekable();
         let mut clip = Clip::default();
         let take = |_: usize, rows: &[f32]| {
@@ -213,10 +215,16 @@ impl Road {
         }
     }
 
-    /// Waits for the next piece, and says of which file it is; none when all are taken.
-    fn take(&self) -> Option<(usize, Piece)> {
+    /// Waits for the next piece, and says of which file it is; none when all are taken, or when it is asked to stop: then
+    /// nobody wants more.
+    fn take(&self, stop: &AtomicBool) -> Option<(usize, Piece)> {
         let mut on = self.on();
         loop {
+            if stop.load(Ordering::Relaxed) {
+                drop(on);
+                self.close();
+                return None;
+            }
             if on.over || on.done == self.files {
                 return None;
             }
@@ -229,7 +237,7 @@ impl Road {
                 self.left.notify_all();
                 return Some((number, piece));
             }
-            on = self.came.wait(on).unwrap_or_else(|e| e.into_inner());
+            on = self.came.wait_timeout(on, LOOK).unwrap_or_else(|e| e.into_inner()).0;
         }
     }
 
@@ -258,6 +266,8 @@ struct Squares<'a> {
     send: Sender<Event>,
     /// Nanoseconds.
     waited: &'a AtomicU64,
+    /// Frames that show nothing new never come to where else it is looked at.
+    stop: &'a AtomicBool,
 }
 
 impl Iterator for Squares<'_> {
@@ -266,7 +276,7 @@ impl Iterator for Squares<'_> {
     fn next(&mut self) -> Option<Result<Vec<u8>>> {
         loop {
             let begun = Instant::now();
-            let taken = self.road.take();
+            let taken = self.road.take(self.stop);
             self.waited.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
             let (event, square) = match taken? {
                 (_, Piece::Square(seconds, square)) => (Event::Frame(seconds), Some(square)),
@@ -338,7 +348,7 @@ mod tests {
         assert!(!road.has_room(&road.on()));
         for number in 0..25 {
             for i in 0..8 {
-                let (of, piece) = road.take().unwrap();
+                let (of, piece) = road.take(&AtomicBool::new(false)).unwrap();
                 let sound = match &piece {
                     Piece::Square(second, square) => (*second, square[0]) == (i as f32, number as u8),
                     Piece::Still(_) => false,
@@ -355,6 +365,24 @@ mod tests {
     }
 
     #[test]
+    fn who_is_asked_to_stop_waits_for_nothing_new() {
+        let (stop, waited) = (AtomicBool::new(false), AtomicU64::new(0));
+        let road = Road { files: 2, room: WAITING, ..Road::default() };
+        assert_eq!(road.begin(), Some(0));
+        let (send, events) = channel();
+        let mut squares = Squares { road: &road, send, waited: &waited, stop: &stop };
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| squares.next().is_none());
+            // It waits for something new, for which a video without an end is no reason to come.
+            assert!(road.put(0, Piece::Still(0.0)));
+            assert!(matches!(events.recv(), Ok(Event::Still(0.0))));
+            stop.store(true, Ordering::Relaxed);
+            assert!(taken.join().unwrap());
+        });
+        assert!(!road.put(0, Piece::Still(1.0)) && road.begin().is_none());
+    }
+
+    #[test]
     fn nobody_waits_for_a_thread_that_panicked() {
         let road = Road { files: 2, room: WAITING, ..Road::default() };
         let work = || {
@@ -363,6 +391,6 @@ mod tests {
             panic!("on purpose");
         };
         let ended: std::thread::Result<()> = std::thread::scope(|scope| scope.spawn(work).join());
-        assert!(ended.is_err() && road.take().is_none());
+        assert!(ended.is_err() && road.take(&AtomicBool::new(false)).is_none());
     }
 }

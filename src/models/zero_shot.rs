@@ -80,10 +80,10 @@ impl<'a> ZeroShot<'a> {
     ///
     /// # Errors
     /// As [`ZeroShot::scores`].
-    pub fn cosines(&mut self, item: usize) -> Result<Vec<f32>> {
+    pub fn cosines(&mut self, item: usize, stop: &AtomicBool) -> Result<Vec<f32>> {
         let mut all = vec![];
         let part = (item, 0..self.videos.rows(item));
-        self.run([part].into_iter(), |_, cosines| all.extend_from_slice(cosines), &AtomicBool::new(false))?;
+        self.run([part].into_iter(), |_, cosines| all.extend_from_slice(cosines), stop)?;
         Ok(all)
     }
 

@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, UNIX_EPOCH};
 
 pub const VIDEOS_HELP: &str = "\
-Videos are decoded by the programs ffmpeg and ffprobe, which have to be installed. A row is what is on the screen at its
-second. Each video is kept when it is done: after Ctrl-C, or a power cut, the same command goes on. One that cannot be
-decoded is named at the end, with an exit status that is not 0; all others are written. Once it is repaired, or others
+Videos are decoded by the programs ffmpeg and ffprobe, which have to be installed. A row is what is on the screen at its \
+second. Each video is kept when it is done: after Ctrl-C, or a power cut, the same command goes on. One that cannot be \
+decoded is named at the end, with an exit status that is not 0; all others are written. Once it is repaired, or others \
 came, changed or went, the same command brings the folder up to date and encodes these alone.
 
 Examples:
@@ -101,6 +101,9 @@ pub struct Pictures {
 #[derive(Serialize)]
 pub struct Report {
     out: PathBuf,
+    /// Files that were found.
+    #[serde(skip)]
+    files: usize,
     pub encoder: String,
     device: String,
     dim: usize,
@@ -178,7 +181,8 @@ impl Job<'_> {
     fn run(&self, common: &Common, sampled: Option<(Sampling, String)>) -> Result<Report> {
         let kind = if sampled.is_some() { MediaKind::Video } else { MediaKind::Picture };
         let folder = self.folder.canonicalize().map_err(Error::io("open", self.folder))?;
-        let media = find(&folder, kind)?;
+        let found = find(&folder, kind)?;
+        let files = found.len();
         if self.out.is_file() {
             return Err(Error::format(self.out, "is a file", "name a folder that does not exist yet"));
         }
@@ -198,19 +202,35 @@ impl Job<'_> {
             Some((sampling, decoder)) => format!("{sampling}, decoded by {decoder}"),
             None => "pictures".into(),
         };
+        let pictures = sampled.is_none().then(|| folder.clone());
         let origin = sampled.map(|(sampling, decoder)| Origin { folder: folder.clone(), sampling, decoder });
         let about = About {
             kind: Some(Kind::Video),
             encoder: Some(encoder.identity().into()),
             normalised: Some(false),
             origin,
+            pictures,
             ..About::default()
         };
-        let mut journal = Journal::open(self.out, encoder.dim(), &format!("{how}, by {}", encoder.identity()))?;
-        let stamps = media.iter().map(|m| stamp(&folder.join(&m.file))).collect::<Result<Vec<_>>>()?;
+        let settings = format!("{how}, in {}, by {}", self.dtype.token().name(), encoder.identity());
+        let mut journal = Journal::open(self.out, encoder.dim(), &settings)?;
+        let (mut media, mut stamps, mut lost, mut failed) = (vec![], vec![], vec![], vec![]);
+        for m in found {
+            match stamp(&folder.join(&m.file)) {
+                Ok(stamp) => {
+                    media.push(m);
+                    stamps.push(stamp);
+                }
+                Err(e) => {
+                    output::note(common, format!("left out: {e}"));
+                    failed.push(Failed { file: m.file.clone(), what: e.to_string() });
+                    lost.push(m);
+                }
+            }
+        }
         let index = matches!(self.made, Made::Index { .. });
         // Behind the journal's lock: whoever changes the folder holds it.
-        let old = match Finished::open(self.out, index, (&about, self.dtype.token()), (&media, &stamps)) {
+        let old = match Finished::open(self.out, index, (&about, self.dtype.token()), (&media, &stamps), &lost) {
             Err(e) if journal.is_empty() => {
                 journal.remove()?;
                 return Err(e);
@@ -223,10 +243,10 @@ impl Job<'_> {
         let earlier = media.len() - left.len();
         let mut done = earlier;
         if earlier > 0 {
-            output::note(common, format!("{earlier} of {} were done before", media.len()));
+            output::note(common, format!("{earlier} of {files} were done before"));
         }
         let begun = Instant::now();
-        let (mut failed, mut doubtful, mut frames) = (vec![], vec![], 0);
+        let (mut doubtful, mut frames) = (vec![], 0);
         let bar =
             progress::bar(common, if kind == MediaKind::Video { "videos" } else { "pictures" }, left.len() as u64);
         let each = |number: usize, clip: Result<Clip>| {
@@ -258,27 +278,37 @@ impl Job<'_> {
         let seconds = begun.elapsed().as_secs_f64();
         bar.finish_and_clear();
         if matches!(ran, Err(Error::Stopped)) {
-            let all = media.len();
-            output::note(common, format!("{done} of {all} are done and kept; run the same command again to go on"));
+            output::note(common, format!("{done} of {files} are done and kept; run the same command again to go on"));
         }
         let waited = ran?.as_secs_f64();
         if done == 0 {
             journal.remove()?;
-            let what = format!("none of {} files could be encoded", media.len());
+            let what = format!("none of {files} files could be encoded");
             let first = failed.first().map_or(String::new(), |f| f.what.clone());
             return Err(Error::format(&folder, what, format!("the first: {first}")));
         }
         let gone = old.as_ref().map_or(vec![], Finished::gone);
         // A journal also knows files that were taken away while the work was broken off.
         let new = (0..media.len()).any(|i| !kept(i) && journal.has(&media[i].id, &stamps[i]));
-        let changed = new || old.as_ref().is_none_or(|old| old.loses() || index && !old.indexed);
+        let anew = new || old.as_ref().is_none_or(Finished::loses);
+        let current = match self.made {
+            Made::Index { positions } => Index::is_current(self.out, self.encoder, positions)?,
+            _ => true,
+        };
         let written = match old {
-            Some(old) if !changed => old.unchanged(),
+            Some(old) if !anew => {
+                let written = old.unchanged();
+                if let Made::Index { positions } = self.made {
+                    Index::create(self.out, self.encoder, positions)?;
+                }
+                written
+            }
             old => self.write(&mut journal, about, (&media, &stamps), (old, encoder.dim()))?,
         };
         journal.remove()?;
         Ok(Report {
             out: self.out.into(),
+            files,
             encoder: encoder.identity().into(),
             device: encoder.device(),
             dim: encoder.dim(),
@@ -286,7 +316,7 @@ impl Job<'_> {
             earlier,
             rows: written.rows,
             bytes: written.bytes,
-            changed,
+            changed: anew || !current,
             gone,
             seconds,
             frames_per_second: frames as f64 / seconds.max(1e-9),
@@ -306,6 +336,7 @@ impl Job<'_> {
     ) -> Result<Written> {
         let timed = about.origin.is_some();
         let dtype = self.dtype.token();
+        let renewed = old.is_some();
         let new: Vec<bool> = (0..media.len()).map(|i| !old.as_ref().is_some_and(|old| old.keeps(i))).collect();
         let mut writer = match old {
             Some(old) => old.renew(about, SHARD_BYTES)?,
@@ -319,10 +350,19 @@ impl Job<'_> {
                 files.find(|(m, _)| m.id == line.id).and_then(|(m, s)| Some((m.file.to_str()?, Some(s.as_str()))));
             writer.push_file((&line.id, made_of), rows, timed.then_some(&line.timestamps))
         })?;
-        if let Made::Index { positions } = self.made {
-            Index::create(writer.partial(), self.encoder, positions)?;
+        match self.made {
+            Made::Index { positions } if renewed => {
+                // Until its manifest is replaced the folder is the old one.
+                let written = writer.finish()?;
+                Index::create(self.out, self.encoder, positions)?;
+                Ok(written)
+            }
+            Made::Index { positions } => {
+                Index::create(writer.partial(), self.encoder, positions)?;
+                writer.finish()
+            }
+            Made::Frames | Made::Patches => writer.finish(),
         }
-        writer.finish()
     }
 }
 
@@ -341,7 +381,7 @@ impl Report {
     pub fn tell(&self, common: &Common, next: &str) -> Result<()> {
         output::result(common, self, || self.told() + next)?;
         let Some(first) = self.failed.first() else { return Ok(()) };
-        let what = format!("{} of {} files could not be encoded", self.failed.len(), self.failed.len() + self.items);
+        let what = format!("{} of {} files could not be encoded", self.failed.len(), self.files);
         let fix = format!(
             "repair or remove them and run the same command again, which makes these alone; the first is {}",
             first.file.display()

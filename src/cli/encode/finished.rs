@@ -17,13 +17,11 @@ pub struct Finished {
     keeps: Vec<bool>,
     /// Items whose file is not among those that were found.
     gone: Vec<usize>,
-    /// Whether it is an index.
-    pub indexed: bool,
 }
 
 impl Finished {
     /// What lies at `out`, if that is a folder of shards: made in the way of `about` and `dtype`, of files like `media`,
-    /// each in the state that its stamp names.
+    /// each in the state that its stamp names. What was made of `lost` files, whose state nobody knows, stays.
     ///
     /// # Errors
     /// [`Error::Format`] when the folder is damaged, or was made in another way: all of it would be encoded again.
@@ -32,6 +30,7 @@ impl Finished {
         index: bool,
         (about, dtype): (&About, TokenDtype),
         (media, stamps): (&[Media], &[String]),
+        lost: &[Media],
     ) -> Result<Option<Finished>> {
         if !out.join(MANIFEST).exists() {
             return Ok(None);
@@ -42,9 +41,10 @@ impl Finished {
         let told = |about: &About, dtype: Option<TokenDtype>| {
             let of = |text: Option<String>| text.unwrap_or("not known".into());
             let origin = about.origin.as_ref();
+            let folder = origin.map(|o| &o.folder).or(about.pictures.as_ref());
             [
                 ("encoder", of(about.encoder.clone())),
-                ("folder of files", of(origin.map(|o| o.folder.display().to_string()))),
+                ("folder of files", of(folder.map(|folder| folder.display().to_string()))),
                 ("frames", of(origin.map(|o| o.sampling.to_string()))),
                 ("decoder", of(origin.map(|o| o.decoder.clone()))),
                 ("dtype", of(dtype.map(|d| d.name().to_string()))),
@@ -53,10 +53,16 @@ impl Finished {
         let mut both = told(&had.about, had.dtype).into_iter().zip(told(about, Some(dtype)));
         if let Some(((name, before), (_, now))) = both.find(|(before, now)| before != now) {
             let what = format!("is finished and has another {name}: {before}, and now {now}");
-            return refused(what, "run it as before to bring the folder up to date, or name another --out");
+            let fix = match name {
+                "decoder" if both.all(|(before, now)| before == now) => {
+                    format!("name another --out, or install {before}")
+                }
+                _ if before == "not known" => "name another --out, or remove it".into(),
+                _ => "run it as before to bring the folder up to date, or name another --out".into(),
+            };
+            return refused(what, &fix);
         }
-        let indexed = out.join(index::FILE).exists();
-        if indexed && !index {
+        if out.join(index::FILE).exists() && !index {
             return refused("is an index".into(), "bring it up to date with `moviola index`, or name another --out");
         }
         if (0..native.len()).any(|i| native.stamp(i).is_none() || native.file(i).is_none()) {
@@ -65,8 +71,12 @@ impl Finished {
         }
         let by_id: HashMap<&str, usize> = media.iter().enumerate().map(|(i, m)| (m.id.as_str(), i)).collect();
         let (mut stays, mut keeps, mut gone) = (vec![false; native.len()], vec![false; media.len()], vec![]);
+        let lost: HashMap<&str, &Path> = lost.iter().map(|m| (m.id.as_str(), m.file.as_path())).collect();
         for (item, id) in native.ids().iter().enumerate() {
             match by_id.get(id.as_str()) {
+                None if lost.get(id.as_str()).is_some_and(|file| native.file(item).map(Path::new) == Some(file)) => {
+                    stays[item] = true;
+                }
                 None => gone.push(item),
                 Some(i) => {
                     let file = native.file(item).map(Path::new) == Some(&media[*i].file);
@@ -75,12 +85,7 @@ impl Finished {
                 }
             }
         }
-        // Folders of pictures are not known by name.
-        if about.origin.is_none() && gone.len() == native.len() {
-            let what = "none of the files that it was made of is in this folder".into();
-            return refused(what, "name the folder that they are in, or another --out");
-        }
-        Ok(Some(Finished { native, stays, keeps, gone, indexed }))
+        Ok(Some(Finished { native, stays, keeps, gone }))
     }
 
     /// Whether what was made of file `i` stays.

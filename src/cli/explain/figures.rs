@@ -3,6 +3,7 @@
 
 use super::{Shown, StableKind};
 use crate::error::Result;
+use crate::models::zero_shot;
 use crate::picture::strip::Strip;
 use crate::picture::{Figure, Heat, Report, Rows, Shares, Timeline};
 
@@ -111,9 +112,9 @@ impl Shown {
         Ok(Some(if size == Size::Half { heat.columns(200.0) } else { heat }.figure()))
     }
 
-    /// The map, or a line where it would be of one row: a long video would make that as wide as it is long.
+    /// The map, or a line for a sentence as a whole: a long video would make a map of its one row as wide as it is long.
     fn words_and_frames(&self) -> Result<Option<(Figure, String)>> {
-        let [row] = self.similarity.as_slice() else {
+        let Some(row) = self.similarity.first().filter(|_| self.model == zero_shot::NAME) else {
             return Ok(self.map("Words and frames", Size::Whole)?.map(|figure| (figure, self.about_map())));
         };
         let points = self.seconds.iter().zip(row).map(|(t, c)| (f64::from(*t), f64::from(*c))).collect();
@@ -179,5 +180,37 @@ fn told(kind: &StableKind) -> &'static str {
         "drop" => "frames dropped",
         "all" => "all three",
         name => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caption_of_one_word_keeps_its_map() {
+        let shown = |model: &str| Shown {
+            text: "t".into(),
+            video: "v".into(),
+            caption: "waves".into(),
+            model: model.into(),
+            score: 0.5,
+            device: "cpu".into(),
+            seconds: vec![0.0, 1.0],
+            words: vec!["waves".into()],
+            word_weights: vec![1.0],
+            relevance: vec![0.5, 0.5],
+            similarity: vec![vec![0.25, 0.75]],
+            expert_shares: vec![],
+            expert_gates: vec![],
+            foreground: vec![],
+            background_score: None,
+            stability: None,
+            stills: vec![],
+        };
+        let svg = |model| shown(model).svg().unwrap();
+        let titles = |svg: &str| [svg.contains("Words and frames"), svg.contains("Closeness over time")];
+        assert_eq!(titles(&svg("token-interaction")), [true, false]);
+        assert_eq!(titles(&svg(zero_shot::NAME)), [false, true]);
     }
 }

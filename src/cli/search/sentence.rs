@@ -61,7 +61,7 @@ pub fn search(common: &Common, from: &FromIndex, sentence: &str, top: usize, out
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     let mut hits = vec![];
     for (i, item) in order.into_iter().take(top).enumerate() {
-        let (frame_scores, seconds) = (asked.cosines(item)?, asked.seconds(item));
+        let (frame_scores, seconds) = (asked.cosines(item, &STOP)?, asked.seconds(item));
         hits.push(Hit {
             rank: i + 1,
             video_id: videos.ids()[item].clone(),
@@ -83,7 +83,7 @@ pub fn search(common: &Common, from: &FromIndex, sentence: &str, top: usize, out
         hits,
     };
     if let Some(out) = out {
-        page(common, &query, &answer).write(out)?;
+        page(common, &query, &answer)?.write(out)?;
         output::note(common, format!("page: {}", out.display()));
     }
     output::result(common, &answer, || told(&answer))
@@ -117,7 +117,7 @@ fn clock(seconds: f32) -> String {
     }
 }
 
-fn page(common: &Common, query: &Query, answer: &Answer) -> Report {
+fn page(common: &Common, query: &Query, answer: &Answer) -> Result<Report> {
     let mut report = Report::new(format!("“{}”", answer.query)).text(format!(
         "The best {} of {} videos, by {} on {}. A video's score is the soft maximum of its frames' cosines with the \
          sentence; nothing was trained for this collection.",
@@ -131,7 +131,7 @@ fn page(common: &Common, query: &Query, answer: &Answer) -> Report {
         report = report.section(heading).text(when(&hit.intervals));
         let shown = chosen(hit);
         let seconds: Vec<f32> = shown.iter().map(|t| hit.seconds[*t]).collect();
-        let stills = stills(common, &query.index, hit.item, &seconds);
+        let stills = stills(common, &query.index, hit.item, &seconds)?;
         if !stills.is_empty() {
             report = report.figure(
                 Strip::new("", marked(stills, &hit.intervals)).figure().svg(),
@@ -143,7 +143,7 @@ fn page(common: &Common, query: &Query, answer: &Answer) -> Report {
         let line = Timeline::new("", "cosine", points).size(760.0, 200.0).found("moments", spans);
         report = report.figure(line.svg(), "How close each frame is to the sentence.");
     }
-    report
+    Ok(report)
 }
 
 /// The frames that a page shows of a hit, in the order of time: the best of each moment, and others spread evenly.
