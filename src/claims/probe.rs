@@ -1,7 +1,37 @@
-//! A linear probe: how much of something a vector gives away to who only multiplies and adds.
+//! What a model looks at beside the truth; and a linear probe: how much of something a vector gives away to who only
+//! multiplies and adds.
+
+use super::Measures;
+use crate::eval::auroc;
+use crate::models::evidence::Explanation;
 
 /// Ridge as a share of the mean diagonal of the features' second moments.
 const RIDGE: f64 = 1e-2;
+
+/// How well a model tells the frames that matter from the rest.
+#[derive(Default)]
+pub struct Attention {
+    areas: Vec<f64>,
+    masks: Vec<f64>,
+}
+
+impl Attention {
+    /// Adds a pair; `truth` says of each of its frames whether it matters.
+    pub fn look(&mut self, seen: &Explanation, truth: &[bool]) {
+        self.areas.extend(auroc(&seen.relevance, truth));
+        let taken = seen.foreground.iter().filter(|f| **f).count();
+        let right = seen.foreground.iter().zip(truth).filter(|(f, t)| **f && **t).count();
+        self.masks.extend((taken > 0).then(|| right as f64 / taken as f64));
+    }
+
+    /// In percent: `AUROC`, the area under the curve of the relevance, and `mask`, the share of the true foreground among
+    /// the frames that the model takes for it. Without what no pair had.
+    pub fn measures(self) -> Measures {
+        let mean = |x: &[f64]| 100.0 * x.iter().sum::<f64>() / x.len() as f64;
+        let all = [("AUROC", self.areas), ("mask", self.masks)];
+        all.into_iter().filter(|(_, x)| !x.is_empty()).map(|(name, x)| (name.to_string(), mean(&x))).collect()
+    }
+}
 
 /// Accuracy in percent of a ridge regression from features to one-hot labels, fitted on the first half of the items and
 /// tried on the second, the largest output taken. `None` without items or with features of different widths.

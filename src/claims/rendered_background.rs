@@ -6,7 +6,7 @@
 
 use super::bars::{Bar, Rule, Table, difference, mean_of};
 use super::pixels::{self, School};
-use super::probe::accuracy;
+use super::probe::{Attention, accuracy};
 use super::spurious_background::random_mask;
 use super::trained::{Recipe, Scores, recall, scores, train, world_of};
 use super::{Claim, Effort, Job, Mask, Measures, Sweep, Variant};
@@ -15,7 +15,6 @@ use crate::data::worlds::Generator;
 use crate::data::worlds::rendered::{Clip, Rendered, Set};
 use crate::encoders::fresh::Tower;
 use crate::error::{Error, Result};
-use crate::eval::auroc;
 use crate::models::cba::config::{CbaConfig, Foreground, Trunk};
 use crate::models::scorer::Scorer;
 use crate::random::Random;
@@ -253,19 +252,13 @@ fn right_colour(scores: &Scores, data: &Dataset, clips: &[Clip]) -> f64 {
 /// How well a model tells the frames that show the object: area under the curve of its relevance, and the share of them
 /// among those of its mask, in percent.
 fn attention_to_truth(scorer: &mut Scorer, data: &Dataset, clips: &[Clip]) -> Result<Measures> {
-    let (mut areas, mut masks) = (vec![], vec![]);
+    let mut attention = Attention::default();
     for (text, pair) in data.pairs.iter().enumerate() {
         let e = scorer.explain(text, pair.video)?;
-        let truth: Vec<bool> =
-            (0..e.frames).map(|row| pixels::shows(&clips[pair.video], FRAMES, scorer.frame(pair.video, row))).collect();
-        areas.extend(auroc(&e.relevance, &truth));
-        let taken = e.foreground.iter().filter(|f| **f).count();
-        let right = e.foreground.iter().zip(&truth).filter(|(f, t)| **f && **t).count();
-        masks.extend((taken > 0).then(|| right as f64 / taken as f64));
+        let shows = |row: usize| pixels::shows(&clips[pair.video], FRAMES, scorer.frame(pair.video, row));
+        attention.look(&e, &(0..e.frames).map(shows).collect::<Vec<_>>());
     }
-    let mean = |x: &[f64]| 100.0 * x.iter().sum::<f64>() / x.len() as f64;
-    let all = [("AUROC", areas), ("mask", masks)];
-    Ok(all.into_iter().filter(|(_, x)| !x.is_empty()).map(|(name, x)| (name.to_string(), mean(&x))).collect())
+    Ok(attention.measures())
 }
 
 /// What a linear probe reads from the tower's frames: shape and colour of the object where it is, else the place.

@@ -5,14 +5,13 @@
 //! background of its twin.
 
 use super::bars::{Bar, Rule, Table, difference, mean_of};
-use super::probe::accuracy;
+use super::probe::{Attention, accuracy};
 use super::trained::{Recipe, recall, train, with_videos, world};
 use super::{Claim, Effort, Job, Mask, Measures, Sweep, Variant, find};
 use crate::data::Dataset;
 use crate::data::worlds::spurious_background::{Query, Test, Video};
 use crate::data::worlds::{Made, SpuriousBackground};
 use crate::error::Result;
-use crate::eval::auroc;
 use crate::models::cba::config::{CbaConfig, Foreground, RoutingMode, Trunk};
 use crate::models::scorer::Scorer;
 use crate::models::{Config, build};
@@ -246,24 +245,16 @@ pub fn random_mask(random: Random, video: usize, frames: usize, frame: usize) ->
 /// and `mask`, the share of the foreground among the frames that its mask takes for that; and `probe`, how often a
 /// linear probe reads the background from the pooled vector.
 fn attention_to_truth(scorer: &mut Scorer, videos: &[Video]) -> Result<Measures> {
-    let (mut areas, mut masks, mut pooled) = (vec![], vec![], vec![]);
+    let (mut attention, mut pooled) = (Attention::default(), vec![]);
     for (i, video) in videos.iter().enumerate() {
         let e = scorer.explain(i, i)?;
-        pooled.push(e.pooled);
-        if i >= LOOKED_AT {
-            continue;
+        if i < LOOKED_AT {
+            let happens = |row: usize| video.frames.get(scorer.frame(i, row)).is_some_and(Option::is_some);
+            attention.look(&e, &(0..e.frames).map(happens).collect::<Vec<_>>());
         }
-        let happens = |row: usize| video.frames.get(scorer.frame(i, row)).is_some_and(Option::is_some);
-        let truth: Vec<bool> = (0..e.frames).map(happens).collect();
-        areas.extend(auroc(&e.relevance, &truth));
-        let taken = e.foreground.iter().filter(|f| **f).count();
-        let right = e.foreground.iter().zip(&truth).filter(|(f, t)| **f && **t).count();
-        masks.extend((taken > 0).then(|| right as f64 / taken as f64));
+        pooled.push(e.pooled);
     }
-    let mean = |x: &[f64]| 100.0 * x.iter().sum::<f64>() / x.len() as f64;
-    let all = [("AUROC", areas), ("mask", masks)];
-    let mut measures: Measures =
-        all.into_iter().filter(|(_, x)| !x.is_empty()).map(|(name, x)| (name.to_string(), mean(&x))).collect();
+    let mut measures = attention.measures();
     let backgrounds: Vec<usize> = videos.iter().map(|v| v.background).collect();
     measures.extend(accuracy(&pooled, &backgrounds).map(|x| ("probe".to_string(), x)));
     Ok(measures)
